@@ -1,0 +1,182 @@
+"""Exceptions and warnings, each with a slug that docs/messages.md explains.
+
+A message says what is wrong, both values, which file and what to do, and ends with its slug
+in square brackets. ``MESSAGES`` is the one table of slugs: the documentation page is made
+from it, and raising an unlisted slug is itself an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "bad-config": (
+            "The configuration file has mistakes. All of them are listed, each with its line. "
+            "docs/configuration.md names every setting with its default."
+        ),
+        "bad-section": (
+            "A section is not of the form [x1:x2,y1:y2] (FITS order: x first, counted from 1, "
+            "both ends included), or reaches outside the image. Write it out in the "
+            "configuration."
+        ),
+        "bad-unit": (
+            "BUNIT names a unit that flatcal does not know. ADU in any spelling, counts, DN and "
+            "electron are understood; set camera.unit when the header is wrong."
+        ),
+        "bias-still-in-frame": (
+            "The dark has lost its bias, so it was meant to be scaled, but the frame it is "
+            "subtracted from still holds its bias. Call subtract_bias first."
+        ),
+        "camera-mismatch": (
+            "A calibration frame comes from another camera, read-out mode or gain setting than "
+            "the frame that needs it."
+        ),
+        "dark-exposure": (
+            "No dark is as long as the frame within dark.tolerance_s, and none can be scaled. "
+            "Take darks of that exposure time, add bias frames so that a longer dark can be "
+            "scaled down, or widen the tolerance."
+        ),
+        "dark-holds-bias": (
+            "A dark that still holds its bias cannot be scaled: the bias would be scaled too. "
+            "Subtract the bias from the darks first."
+        ),
+        "dark-in-camera": (
+            "The camera has already subtracted a dark from this frame (SBIG CCDSFPT = 5). "
+            "Subtracting another would remove dark and bias twice."
+        ),
+        "empty-folder": "There is no FITS file in the folder or below it.",
+        "exposure-missing": (
+            "The header has no exposure time under any of the camera's keywords. Name the right "
+            "keyword in camera.exposure_keyword."
+        ),
+        "exposure-text": (
+            "The exposure time is text or has a decimal comma. It is read as the number that it "
+            "spells, and the frame carries this caveat."
+        ),
+        "exposure-not-a-number": (
+            "The exposure time is not a finite number that is zero or more. Correct the header, "
+            "or name another keyword in camera.exposure_keyword."
+        ),
+        "file-changed": "A raw file changed between the planning and the reading of it.",
+        "file-broken": (
+            "The file cannot be read as FITS, or holds fewer bytes than its header announces. "
+            "Copy it again from the camera's computer."
+        ),
+        "frame-shape": (
+            "The image has another shape or binning than the masters that it needs, or than the "
+            "camera profile's sections allow."
+        ),
+        "image-type": "The file holds no two-dimensional image, or one with more than two axes.",
+        "kind-hint": (
+            "The file name and the header speak of different kinds of frame. The header is "
+            "followed; say --kind 'flat=PATTERN' or use [kinds] when the file name is right."
+        ),
+        "kind-unknown": (
+            "Neither the configuration, the camera profile nor the header says whether the frame "
+            "is a bias, dark, flat or science frame. Say it with --kind or in [kinds]."
+        ),
+        "mixed-binning": "Frames of different binning lie in the folder; each is matched apart.",
+        "multi-extension": (
+            "The file holds several images. Each frame must be one image for now; split the file."
+        ),
+        "noise-unknown": (
+            "Gain or read noise of the camera is not known, so outputs carry no UNCERT plane. "
+            "Set camera.gain_electron_per_adu and camera.read_noise_electron."
+        ),
+        "no-bias": "A bias is needed and there is no bias frame that fits.",
+        "no-dark": (
+            "There is no dark that fits this frame's camera, shape, binning and temperature. "
+            "Take darks, or set dark.required = false where dark current is negligible."
+        ),
+        "no-flat": (
+            "There is no flat in this filter that could be calibrated. Take flats, or set "
+            "science.flat_required = false."
+        ),
+        "output-exists": (
+            "The output folder holds files that this command did not make or that would change. "
+            "Choose another folder, or say --overwrite."
+        ),
+        "output-in-raw": (
+            "The output folder lies inside the raw folder (or the other way round), so that a "
+            "second run would take outputs for raw frames. Choose a folder beside it."
+        ),
+        "output-not-writable": "The output folder cannot be written.",
+        "overscan-unknown": (
+            "The header speaks of an overscan in a way that is not a valid section. It is not "
+            "used; name camera.overscan_section and camera.trim_section to use it."
+        ),
+        "already-calibrated": (
+            "The file was written by flatcal or is marked as combined or calibrated. It is not "
+            "taken for a raw frame."
+        ),
+        "several-amplifiers": (
+            "Several amplifiers share this image, each with its own bias level and overscan. "
+            "This is not supported yet; split the image by amplifier."
+        ),
+        "single-dark": (
+            "The master dark comes from fewer than three frames, so cosmic rays in it cannot be "
+            "rejected and pass into every frame that it calibrates."
+        ),
+        "state": (
+            "The step does not fit what has already been removed from the frame, for example a "
+            "second bias subtraction."
+        ),
+        "unit-missing": "The header has no BUNIT; pixel values are taken as ADU.",
+    }
+)
+
+
+class FlatcalError(Exception):
+    """Base of all errors raised on purpose.
+
+    Parameters
+    ----------
+    slug : str
+        Key of `MESSAGES`.
+    text : str
+        What is wrong, with both values, the file and the remedy.
+    """
+
+    def __init__(self, slug: str, text: str) -> None:
+        if slug not in MESSAGES:
+            raise KeyError(f"slug {slug!r} is not in the table of messages")
+        self.slug = slug
+        self.text = text
+        super().__init__(f"{text} [{slug}]")
+
+
+class ConfigError(FlatcalError, ValueError):
+    """The configuration or the command line is wrong."""
+
+
+class SectionError(FlatcalError, ValueError):
+    """A section cannot be understood or lies outside the image."""
+
+
+class FrameError(FlatcalError, ValueError):
+    """A frame cannot be used as it is."""
+
+
+class StateError(FlatcalError, ValueError):
+    """A step does not fit the processing state of the frame."""
+
+
+class DarkExposureError(FlatcalError, RuntimeError):
+    """No dark is close enough in exposure time."""
+
+
+class OutputError(FlatcalError, OSError):
+    """The output folder cannot be used."""
+
+
+class FlatcalWarning(UserWarning):
+    """Something that the observer should know, with the slug of its explanation."""
+
+    def __init__(self, slug: str, text: str) -> None:
+        if slug not in MESSAGES:
+            raise KeyError(f"slug {slug!r} is not in the table of messages")
+        self.slug = slug
+        super().__init__(f"{text} [{slug}]")

@@ -1,0 +1,229 @@
+"""Calibration of pixels, row by row.
+
+Each step is one short loop over a row, so that a row stays in the first cache while all the
+steps pass over it; measured, this is faster than one loop with every step in it, because
+the compiler vectorises each short loop and an absent step costs one test per row. Absent
+arrays are passed with size zero. Every operation rounds to the type of the row, so that the
+same steps called one at a time give the same bits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+# Values of flatcal.flags.Flag; kernels know numbers only. A test holds the two together.
+SATURATED = np.uint8(1)
+NON_FINITE = np.uint8(2)
+FLAT_INVALID = np.uint8(4)
+MASTER_BAD = np.uint8(16)
+
+Array = NDArray[Any]
+
+
+@njit(nogil=True, cache=True)
+def _subtract_level(row: Array, level: Any) -> None:
+    for x in range(row.size):
+        row[x] -= level
+
+
+@njit(nogil=True, cache=True)
+def _subtract(row: Array, other: Array) -> None:
+    for x in range(row.size):
+        row[x] -= other[x]
+
+
+@njit(nogil=True, cache=True)
+def _subtract_scaled(row: Array, other: Array, scale: Any) -> None:
+    for x in range(row.size):
+        row[x] -= scale * other[x]
+
+
+@njit(nogil=True, cache=True)
+def _divide(row: Array, flat: Array) -> None:
+    # A select instead of a branch: the loop stays vectorised and no infinity is made.
+    for x in range(row.size):
+        row[x] = row[x] / (flat[x] if flat[x] > 0 else row.dtype.type(1))
+
+
+@njit(nogil=True, cache=True)
+def _calibrate_row(
+    row: Array, y: int, level: Array, bias: Array, dark: Array, scale: Any, flat: Array
+) -> None:
+    if level.size:
+        _subtract_level(row, level[y])
+    if bias.size:
+        _subtract(row, bias[y])
+    if dark.size:
+        # An unscaled dark is subtracted as it is: 1 * x is x, but says it needlessly.
+        if scale == 1:
+            _subtract(row, dark[y])
+        else:
+            _subtract_scaled(row, dark[y], scale)
+    if flat.size:
+        _divide(row, flat[y])
+
+
+@njit(nogil=True, cache=True)
+def calibrate(
+    pixels: Array, level: Array, bias: Array, dark: Array, dark_scale: Any, flat: Array
+) -> None:
+    """Calibrate an image in place.
+
+    Parameters
+    ----------
+    pixels : ndarray, shape (rows, columns), float32 or float64
+        Image, changed in place.
+    level : ndarray, shape (rows,) or size 0
+        Overscan level of each row.
+    bias, dark, flat : ndarray, shape (rows, columns) or size 0
+        Masters in the type of `pixels`; a flat value that is not above 0 divides by 1.
+    dark_scale : scalar of the type of `pixels`
+        Factor of `dark`.
+    """
+    for y in range(pixels.shape[0]):
+        _calibrate_row(pixels[y], y, level, bias, dark, dark_scale, flat)
+
+
+@njit(nogil=True, cache=True)
+def decode_uint16(raw: Array, out: Array) -> None:
+    """Decode FITS unsigned 16-bit pixels (big-endian, BZERO 32768).
+
+    Parameters
+    ----------
+    raw : ndarray of uint16, shape (rows, columns)
+        The bytes of the file viewed as native uint16 on a little-endian machine.
+    out : ndarray of float32 or float64, shape (rows, columns)
+        Receives the values 0 to 65535.
+    """
+    for y in range(raw.shape[0]):
+        for x in range(raw.shape[1]):
+            v = raw[y, x]
+            out[y, x] = np.uint16(((v >> 8) | (v << 8)) ^ 0x8000)
+
+
+@njit(nogil=True, cache=True)
+def calibrate_uint16(
+    raw: Array,
+    level: Array,
+    bias: Array,
+    dark: Array,
+    dark_scale: Any,
+    flat: Array,
+    saturation: Any,
+    out: Array,
+    flags: Array,
+) -> None:
+    """Decode, flag and calibrate FITS unsigned 16-bit pixels in one pass.
+
+    Parameters
+    ----------
+    raw : ndarray of uint16, shape (rows, columns)
+        As for `decode_uint16`, already cut to the section that is kept.
+    level, bias, dark, dark_scale, flat
+        As for `calibrate`.
+    saturation : float
+        Raw values at or above it are flagged; infinity flags none.
+    out : ndarray of float32 or float64, shape (rows, columns)
+        Receives the calibrated values.
+    flags : ndarray of uint8, shape (rows, columns) or size 0
+        Receives the flags.
+    """
+    for y in range(raw.shape[0]):
+        row = out[y]
+        source = raw[y]
+        for x in range(row.size):
+            v = source[x]
+            row[x] = np.uint16(((v >> 8) | (v << 8)) ^ 0x8000)
+        if flags.size:
+            flag_row(row, saturation, flat, y, flags[y])
+        _calibrate_row(row, y, level, bias, dark, dark_scale, flat)
+
+
+@njit(nogil=True, cache=True)
+def flag_row(row: Array, saturation: Any, flat: Array, y: int, flags: Array) -> None:
+    """Flag a row of raw values: saturated, not finite, flat not above zero."""
+    for x in range(row.size):
+        bad = SATURATED if row[x] >= saturation else np.uint8(0)
+        flags[x] = bad if np.isfinite(row[x]) else (bad | NON_FINITE)
+    if flat.size:
+        flat_row = flat[y]
+        for x in range(row.size):
+            flags[x] |= np.uint8(0) if flat_row[x] > 0 else FLAT_INVALID
+
+
+@njit(nogil=True, cache=True)
+def flag_image(pixels: Array, saturation: Any, flat: Array, flags: Array) -> None:
+    """Flag an image of raw values; see `flag_row`."""
+    for y in range(pixels.shape[0]):
+        flag_row(pixels[y], saturation, flat, y, flags[y])
+
+
+@njit(nogil=True, cache=True)
+def propagate(
+    calibrated: Array,
+    read_variance: Any,
+    gain: Any,
+    bias_std: Array,
+    dark: Array,
+    dark_std: Array,
+    dark_scale: Any,
+    dark_holds_bias: bool,
+    flat: Array,
+    flat_std: Array,
+    out: Array,
+) -> None:
+    """Standard deviation of each calibrated pixel.
+
+    The electrons whose shot noise counts are those of light and of dark current: the value
+    before division by the flat, plus the dark that was subtracted. A dark that still holds
+    its bias cannot tell how much of it is current; its current is then left out.
+
+    Parameters
+    ----------
+    calibrated : ndarray, shape (rows, columns)
+        Output of `calibrate` or `calibrate_uint16`, in ADU.
+    read_variance : float
+        Square of the read noise in ADU, with the variance of the overscan level added.
+    gain : float
+        Gain in electron per ADU.
+    bias_std, dark_std, flat_std : ndarray, shape (rows, columns) or size 0
+        Standard deviation of the masters.
+    dark, dark_scale, flat
+        As for `calibrate`.
+    out : ndarray, shape (rows, columns)
+        Receives the standard deviation in ADU.
+    """
+    for y in range(calibrated.shape[0]):
+        values = calibrated[y]
+        row = out[y]
+        row[:] = values
+        if flat.size:
+            for x in range(row.size):
+                row[x] *= flat[y, x] if flat[y, x] > 0 else 1
+        if dark.size and not dark_holds_bias:
+            for x in range(row.size):
+                row[x] += dark_scale * dark[y, x]
+        for x in range(row.size):
+            row[x] = max(row[x], 0) / gain + read_variance
+        if bias_std.size:
+            for x in range(row.size):
+                row[x] += bias_std[y, x] * bias_std[y, x]
+        if dark_std.size:
+            for x in range(row.size):
+                scaled = dark_scale * dark_std[y, x]
+                row[x] += scaled * scaled
+        if flat.size:
+            for x in range(row.size):
+                f = flat[y, x] if flat[y, x] > 0 else flat.dtype.type(1)
+                row[x] /= f * f
+        if flat_std.size:
+            for x in range(row.size):
+                f = flat[y, x] if flat[y, x] > 0 else flat.dtype.type(1)
+                relative = values[x] * flat_std[y, x] / f
+                row[x] += relative * relative
+        for x in range(row.size):
+            row[x] = np.sqrt(row[x])
