@@ -65,6 +65,10 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "The file cannot be read as FITS, or holds fewer bytes than its header announces. "
             "Copy it again from the camera's computer."
         ),
+        "flat-level": (
+            "The flat has no level above zero that it could be normalised by: norm_value, or the "
+            "mean of its good pixels, is zero, negative or not a number."
+        ),
         "frame-shape": (
             "The image has another shape or binning than the masters that it needs, or than the "
             "camera profile's sections allow."

@@ -93,7 +93,7 @@ def combine_clipped(
     Parameters
     ----------
     stack : ndarray of float32 or float64, shape (n_frames, n_pixels)
-        Values; NaN marks a bad one.
+        Values; one that is not finite is bad.
     scales : ndarray, shape (n_frames,)
         Factors, in the type of `stack`.
     low_sigma, high_sigma : scalar of the type of `stack`
@@ -132,6 +132,40 @@ def combine_clipped(
 
 
 @njit(nogil=True, cache=True)
+def combine_median(stack: Array, scales: Array, median: Array, error: Array, n_used: Array) -> None:
+    """Median of each pixel over the frames, each multiplied by its scale first.
+
+    Parameters
+    ----------
+    stack, scales
+        As for `combine_clipped`.
+    median : ndarray, shape (n_pixels,)
+        Receives the median, NaN where no value is good.
+    error : ndarray, shape (n_pixels,)
+        Receives 1.4826 MAD over the square root of the number of good values.
+    n_used : ndarray of int32, shape (n_pixels,)
+        Receives how many values were good.
+    """
+    n, n_pixels = stack.shape
+    size = 0
+    for start in range(0, n_pixels, BLOCK):
+        if min(BLOCK, n_pixels - start) != size:
+            size = min(BLOCK, n_pixels - start)
+            values = np.empty((n, size), stack.dtype)
+            deviations = np.empty((n, size), stack.dtype)
+        stop = start + size
+        n_good = n_used[start:stop]
+        all_good = _load(stack, scales, start, values, n_good)
+        sort_frames(values)
+        _middle(values, n_good, all_good, median[start:stop])
+        _deviations(values, median[start:stop], n_good, all_good, deviations)
+        sort_frames(deviations)
+        _middle(deviations, n_good, all_good, error[start:stop])
+        for x in range(start, stop):
+            error[x] *= MAD_TO_STD / np.sqrt(max(n_used[x], 1))
+
+
+@njit(nogil=True, cache=True)
 def _deviations(values: Array, center: Array, n_good: Array, all_good: bool, out: Array) -> None:
     for i in range(values.shape[0]):
         row = values[i]
@@ -154,7 +188,7 @@ def _load(stack: Array, scales: Array, start: int, values: Array, n_good: Array)
         scale = scales[i]
         for x in range(size):
             v = source[x] * scale
-            good = v == v  # noqa: PLR0124  (false for NaN, and vectorised)
+            good = abs(v) < np.inf  # false for NaN too, and vectorised
             values[i, x] = v if good else np.inf
             n_good[x] += 1 if good else 0
     return bool(n_good.min() == values.shape[0])
@@ -181,11 +215,9 @@ def _average_kept(
         for x in range(size):
             v = values[i, x]
             std = to_std * mad[x]
-            keep = (
-                (i < n_good[x])
-                & (v >= center[x] - low_sigma * std)
-                & (v <= center[x] + high_sigma * std)
-            )
+            # Asked so that NaN, an infinite threshold times a MAD of zero, rejects nothing.
+            rejected = (v < center[x] - low_sigma * std) | (v > center[x] + high_sigma * std)
+            keep = (i < n_good[x]) & (not rejected)
             # Sums about the median: squares of small numbers lose no digits.
             d = np.float64(v) - np.float64(center[x]) if keep else 0.0
             total[x] += d

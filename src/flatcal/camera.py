@@ -1,0 +1,187 @@
+"""Camera profiles, and the settings by which a header is read.
+
+A profile is a TOML file in ``cameras/``: how its headers are recognised, which keywords they
+use, which sections are kept, and what is known of the detector. The same settings stand in
+the ``[camera]`` table of a configuration, where they overrule the profile.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from flatcal.frame import Kind
+
+Cards = Mapping[str, Any]
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Keywords = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+
+
+class Strict(BaseModel):
+    """Frozen, and a misspelt name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class KindRule(Strict):
+    """Frames that match are of this kind.
+
+    Attributes
+    ----------
+    kind : Kind
+        The kind.
+    file : str or None
+        Glob over the path below the raw folder, or over the bare file name.
+    header : dict
+        Keyword to value; text is a glob without regard to case, numbers compare as numbers.
+    """
+
+    kind: Kind
+    file: str | None = None
+    header: dict[str, str | float | bool] = Field(default_factory=dict)
+
+    def matches(self, file: str, cards: Cards) -> bool:
+        """Whether a frame of this path and header is meant."""
+        if self.file is None and not self.header:
+            return False
+        if self.file is not None and not matches_file(self.file, file):
+            return False
+        return all(card_matches(cards.get(key), value) for key, value in self.header.items())
+
+    def __str__(self) -> str:
+        parts = [f"file {self.file}"] if self.file else []
+        parts += [f"{key} = {value}" for key, value in self.header.items()]
+        return " and ".join(parts)
+
+
+class CameraSettings(Strict):
+    """How a camera's headers are read and what is known of its detector.
+
+    Every setting may be left out: a configuration overrules a profile only in what it names.
+    """
+
+    exposure_keyword: Keywords | None = None
+    exposure_unit: Literal["s", "ms", "us"] | None = None
+    filter_keyword: Keywords | None = None
+    kind_keyword: Keywords | None = None
+    set_temperature_keyword: Keywords | None = None
+    readout_mode_keyword: Keywords | None = None
+    gain_setting_keyword: Keywords | None = None
+    overscan_section: str | None = Field(
+        default=None, description="'none', 'header', or a FITS section"
+    )
+    overscan_statistic: Literal["median", "mean"] | None = None
+    trim_section: str | None = Field(
+        default=None, description="'none', 'header', or a FITS section"
+    )
+    gain_electron_per_adu: float | None = Field(default=None, gt=0)
+    read_noise_electron: float | None = Field(default=None, ge=0)
+    saturation_adu: float | None = Field(default=None, gt=0)
+    unit: Literal["adu", "electron"] | None = None
+
+    def overruled_by(self, other: CameraSettings) -> CameraSettings:
+        """The settings with every value that `other` names taken from there."""
+        named = {
+            name: value
+            for name in CameraSettings.model_fields
+            if (value := getattr(other, name)) is not None
+        }
+        own = {name: getattr(self, name) for name in CameraSettings.model_fields}
+        return CameraSettings(**(own | named))
+
+
+class CameraProfile(CameraSettings):
+    """A camera that flatcal knows.
+
+    Attributes
+    ----------
+    name : str
+        Name of the camera in plans and outputs.
+    source : str
+        Where the facts come from.
+    match : dict
+        Keyword to glob; all must match for the profile to apply.
+    shape : tuple of int or None
+        Rows and columns that the sections are meant for.
+    dark_required : bool
+        False where the dark current is negligible.
+    kinds : tuple of KindRule
+        Rules tried before the header's own words.
+    """
+
+    name: str
+    source: str = ""
+    match: dict[str, str] = Field(default_factory=dict)
+    shape: tuple[int, int] | None = None
+    dark_required: bool = True
+    kinds: tuple[KindRule, ...] = ()
+
+
+GENERIC = CameraProfile(
+    name="",
+    source="keywords in common use",
+    exposure_keyword=("EXPTIME", "EXPOSURE", "ITIME", "EXP_TIME", "EXPOSTIM"),
+    exposure_unit="s",
+    filter_keyword=("FILTER", "FILTNAM", "FILTERID", "FILTER1"),
+    kind_keyword=("IMAGETYP", "OBSTYPE", "FRAMETYP", "IMAGETYPE"),
+    set_temperature_keyword=("SET-TEMP", "CCDTSET", "SETTEMP"),
+    readout_mode_keyword=("READOUTM", "READMODE", "READ-SPD", "READSPD"),
+    gain_setting_keyword=("GAIN",),
+    overscan_section="header",
+    overscan_statistic="median",
+    trim_section="header",
+)
+
+
+@cache
+def load_profiles() -> tuple[CameraProfile, ...]:
+    """All profiles that ship with flatcal, each completed by the generic keywords."""
+    folder = resources.files("flatcal") / "cameras"
+    profiles = []
+    for file in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if file.name.endswith(".toml"):
+            raw = tomllib.loads(file.read_text(encoding="utf-8"))
+            profile = CameraProfile.model_validate(raw)
+            completed = GENERIC.overruled_by(profile)
+            profiles.append(profile.model_copy(update=completed.model_dump()))
+    return tuple(profiles)
+
+
+def find_profile(cards: Cards) -> CameraProfile:
+    """The profile whose match fits a header, or the generic one."""
+    for profile in load_profiles():
+        if all(card_matches(cards.get(key), value) for key, value in profile.match.items()):
+            return profile
+    return GENERIC
+
+
+def find_profile_by_name(name: str) -> CameraProfile:
+    """The profile of that name, or the generic one."""
+    return next((p for p in load_profiles() if p.name == name), GENERIC)
+
+
+def matches_file(pattern: str, file: str) -> bool:
+    """Whether a glob fits the path below the raw folder or its last part."""
+    return fnmatch.fnmatchcase(file, pattern) or fnmatch.fnmatchcase(
+        file.rsplit("/", 1)[-1], pattern
+    )
+
+
+def card_matches(found: Any, wanted: str | float | bool) -> bool:
+    """Whether a card's value is the wanted one: numbers as numbers, text as a glob."""
+    if found is None:
+        return False
+    if isinstance(wanted, str):
+        return fnmatch.fnmatchcase(str(found).strip().lower(), wanted.strip().lower())
+    return bool(found == wanted)

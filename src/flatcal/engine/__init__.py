@@ -1,0 +1,1 @@
+"""Running a plan: threads over frames and row bands, resuming, and the headers of outputs."""

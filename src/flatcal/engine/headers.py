@@ -1,0 +1,209 @@
+"""Headers of outputs: what is kept of the raw ones, the processing state, the inputs.
+
+A master describes its inputs, not the first of them: cards in which all agree are kept,
+exposure time and date become those of the whole, the rest is left out.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from astropy.io import fits
+
+from flatcal import __version__
+from flatcal.flags import MEANING
+from flatcal.frame import Kind
+from flatcal.plan import FramePlan, MasterPlan, Step
+
+# Cards of the file's structure, which astropy writes anew, and sections that no longer hold.
+_STRUCTURE: Final = frozenset(
+    ("SIMPLE", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "EXTEND", "XTENSION", "PCOUNT", "GCOUNT")
+    + ("BSCALE", "BZERO", "BLANK", "CHECKSUM", "DATASUM", "EXTNAME", "EXTVER", "END", "")
+)
+_SECTIONS: Final = frozenset(("BIASSEC", "TRIMSEC", "DATASEC", "CCDSEC"))
+
+_STATE: Final = {
+    "subtract_overscan": ("OSCANSUB", "overscan level subtracted"),
+    "trim_image": ("TRIMMED", "cut to the section that is kept"),
+    "subtract_bias": ("BIASSUB", "bias subtracted by itself"),
+    "subtract_dark": ("DARKSUB", "dark subtracted"),
+    "flat_correct": ("FLATDIV", "divided by the flat"),
+}
+
+
+def read_header(path: Path, hdu: int) -> fits.Header:
+    """The header of a raw image, with cards that cannot be parsed as comments."""
+    with warnings.catch_warnings():
+        # Odd cards are dealt with below; reports of them would repeat for each file.
+        warnings.simplefilter("ignore")
+        raw = fits.getheader(path, hdu)
+        header = fits.Header()
+        for card in raw.cards:
+            if card.keyword in _STRUCTURE:
+                continue
+            try:
+                card.verify("fix+exception")
+                header.append(fits.Card(card.keyword, card.value, card.comment), end=True)
+            except (fits.VerifyError, ValueError):
+                header.add_comment(f"not valid FITS: {card.image.strip()}")
+    return header
+
+
+def frame_header(raw: fits.Header, plan: FramePlan) -> fits.Header:
+    """The header of a calibrated frame.
+
+    Parameters
+    ----------
+    raw : Header
+        Of the raw frame, from `read_header`.
+    plan : FramePlan
+        What is done to the frame.
+    """
+    header = raw.copy()
+    _set_kind(header, plan.kind)
+    if plan.exposure_time_s is not None:
+        header["EXPTIME"] = (plan.exposure_time_s, "[s] exposure time")
+    if plan.filter:
+        header["FILTER"] = (plan.filter, "filter")
+    header["BUNIT"] = (plan.unit, "unit of the pixel values")
+    _shift_wcs(header, plan.steps, plan.shape)
+    set_state(header, plan.steps)
+    return header
+
+
+def master_header(
+    raws: Sequence[fits.Header], master: MasterPlan, frames: Sequence[FramePlan]
+) -> fits.Header:
+    """The header of a master.
+
+    Parameters
+    ----------
+    raws : sequence of Header
+        Of the inputs.
+    master : MasterPlan
+        What is combined.
+    frames : sequence of FramePlan
+        Plans of the inputs, in the same order.
+    """
+    header = common_cards(raws)
+    _set_kind(header, master.kind)
+    header["COMBINED"] = (True, "made by combining frames")
+    header["NCOMBINE"] = (len(frames), "frames combined")
+    exposures = [frame.exposure_time_s or 0.0 for frame in frames]
+    header["EXPTIME"] = (master.exposure_time_s, "[s] mean exposure time of the frames")
+    if min(exposures) != max(exposures):
+        header["EXPTMIN"] = (min(exposures), "[s] shortest exposure time")
+        header["EXPTMAX"] = (max(exposures), "[s] longest exposure time")
+    if master.kind is Kind.FLAT:
+        header["FILTER"] = (master.filter, "filter")
+    elif "FILTER" in header:
+        del header["FILTER"]
+    dates = sorted(frame.date for frame in frames if frame.date)
+    if dates:
+        header["DATE-OBS"] = (dates[0], "of the first frame")
+        header["DATE-END"] = (dates[-1], "start of the last frame")
+    header["BUNIT"] = (frames[0].unit, "unit of the pixel values")
+    steps = master.steps or frames[0].steps
+    set_state(header, steps)
+    if master.kind is Kind.FLAT:
+        header["BUNIT"] = ("", "relative response, median 1")
+    return header
+
+
+def common_cards(headers: Sequence[fits.Header]) -> fits.Header:
+    """The cards of the first header that all the others have with the same value."""
+    common = fits.Header()
+    for card in headers[0].cards:
+        if card.keyword in ("COMMENT", "HISTORY") or card.keyword in common:
+            continue
+        if all(other.get(card.keyword) == card.value for other in headers[1:]):
+            common.append(card, end=True)
+    return common
+
+
+def _set_kind(header: fits.Header, kind: Kind | None) -> None:
+    assert kind is not None
+    if "IMAGETYP" in header and header["IMAGETYP"] != kind.value:
+        header["RAWTYPE"] = (header["IMAGETYP"], "IMAGETYP of the raw frame")
+    header["IMAGETYP"] = (kind.value, "kind of frame")
+
+
+def _shift_wcs(
+    header: fits.Header, steps: Sequence[Step], shape: tuple[int, int] | None
+) -> None:
+    """Sections that no longer hold go; reference pixels follow the trimming."""
+    trim = next((step for step in steps if step.name == "trim_image"), None)
+    if trim is None or trim.section is None:
+        return
+    for keyword in _SECTIONS & set(header):
+        del header[keyword]
+    x_first, y_first = (part.split(":")[0] for part in trim.section.strip("[]").split(","))
+    for card in list(header.cards):
+        for axis, first in (("CRPIX1", x_first), ("CRPIX2", y_first)):
+            if card.keyword[:6] == axis and isinstance(card.value, int | float):
+                header[card.keyword] = card.value - (int(first) - 1)
+
+
+def set_state(header: fits.Header, steps: Sequence[Step]) -> None:
+    """Cards that say what has been removed, one for each possible step."""
+    header["FLATCAL"] = (__version__, "version of flatcal that wrote this file")
+    done = {step.name: step for step in steps}
+    for name, (keyword, comment) in _STATE.items():
+        header[keyword] = (name in done, comment)
+    for keyword, name, comment in (
+        ("OSCANSEC", "subtract_overscan", "overscan section used"),
+        ("TRIMDSEC", "trim_image", "section that was kept"),
+    ):
+        if name in done:
+            header[keyword] = (done[name].section, comment)  # type: ignore[index]
+    for keyword, name, comment in (
+        ("BIASNAME", "subtract_bias", "master bias"),
+        ("DARKNAME", "subtract_dark", "master dark"),
+        ("FLATNAME", "flat_correct", "master flat"),
+    ):
+        if name in done:
+            header[keyword] = (f"{done[name].master}.fits", comment)  # type: ignore[index]
+    if "subtract_dark" in done:
+        header["DARKSCAL"] = (done["subtract_dark"].scale, "factor of the dark")
+
+
+def add_inputs(header: fits.Header, inputs: Sequence[tuple[str, str]], recipe: str) -> None:
+    """Name and SHA-256 of each raw input, and the hash of the whole recipe.
+
+    Parameters
+    ----------
+    header : Header
+        Changed in place.
+    inputs : sequence of tuple
+        File and its SHA-256.
+    recipe : str
+        See `recipe_hash`.
+    """
+    header["NINPUT"] = (len(inputs), "raw frames: names INFnnnn, SHA-256 INSnnnn")
+    for number, (file, digest) in enumerate(inputs, start=1):
+        header[f"INF{number:04d}"] = ascii_text(file)
+        header[f"INS{number:04d}"] = digest
+    header["RECIPE"] = recipe
+
+
+def add_flag_legend(header: fits.Header, n_flagged: int) -> None:
+    """How many pixels are flagged, and what the bits of MASK mean."""
+    header["NFLAGGED"] = (n_flagged, "pixels that are not good; bits of MASK:")
+    for flag, meaning in MEANING.items():
+        header[f"FLAG{flag.value:03d}"] = (flag.name, meaning)
+
+
+def ascii_text(text: str) -> str:
+    """Text as FITS can hold it: other characters as Python escapes."""
+    return text.encode("ascii", "backslashreplace").decode().replace("\n", "\\n")
+
+
+def recipe_hash(content: Any) -> str:
+    """SHA-256 over the JSON of everything that determines the pixels of an output."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return sha256(text.encode()).hexdigest()

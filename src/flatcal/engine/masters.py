@@ -1,0 +1,257 @@
+"""Masters in memory, and the steps of a plan as arrays for the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from flatcal.flags import Flag
+from flatcal.io import RawFrame
+from flatcal.kernels import arithmetic
+from flatcal.plan import Step
+from flatcal.section import Section, parse_section
+
+Array = NDArray[Any]
+
+_NO_IMAGE = np.empty((0, 0), np.float32)
+_NO_LEVEL = np.empty(0, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Master:
+    """A master with its planes.
+
+    Attributes
+    ----------
+    data : ndarray of float32, shape (rows, columns)
+        Values.
+    std : ndarray of float32, same shape, or size 0
+        Standard deviation, if it is known.
+    flags : ndarray of uint8, same shape, or size 0
+        Flags; size 0 when every pixel is good.
+    recipe : str
+        Hash of what it was made of.
+    bias_removed : bool
+        Whether a dark has lost its bias.
+    """
+
+    data: Array
+    std: Array
+    flags: Array
+    recipe: str
+    bias_removed: bool
+
+
+def load_master(path: Path, recipe: str, *, bias_removed: bool) -> Master:
+    """Read a master that an earlier run has written."""
+    with fits.open(path, memmap=False) as hdus:
+        data = np.ascontiguousarray(hdus[0].data, np.float32)
+        names = {hdu.name for hdu in hdus}
+        std = np.ascontiguousarray(hdus["UNCERT"].data, np.float32) if "UNCERT" in names else None
+        flags = np.ascontiguousarray(hdus["MASK"].data, np.uint8) if "MASK" in names else None
+    return make_master(data, std, flags, recipe, bias_removed=bias_removed)
+
+
+def make_master(
+    data: Array, std: Array | None, flags: Array | None, recipe: str, *, bias_removed: bool
+) -> Master:
+    """A `Master` of planes, of which an empty one is left out."""
+    some = flags is not None and flags.any()
+    return Master(
+        data,
+        _NO_IMAGE if std is None else std,
+        flags if some and flags is not None else np.empty((0, 0), np.uint8),
+        recipe,
+        bias_removed,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """The steps for frames of one kind, with their masters.
+
+    Attributes
+    ----------
+    section : tuple of slice
+        The pixels that are kept.
+    overscan : tuple of slice or None
+        The overscan pixels of the same rows.
+    statistic : callable
+        Of the overscan pixels of a row.
+    bias, dark, flat : Master or None
+        What is subtracted and divided by.
+    dark_scale : float32
+        Factor of the dark.
+    """
+
+    section: Section
+    overscan: Section | None
+    statistic: Callable[..., Array]
+    bias: Master | None
+    dark: Master | None
+    dark_scale: Any
+    flat: Master | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns that are kept."""
+        rows, columns = self.section
+        return rows.stop - rows.start, columns.stop - columns.start
+
+
+def prepare(
+    steps: Sequence[Step], shape: tuple[int, int], master: Callable[[str], Master]
+) -> Preparation:
+    """Turn the steps of a plan into arrays.
+
+    Parameters
+    ----------
+    steps : sequence of Step
+        Of one frame.
+    shape : tuple of int
+        Rows and columns of the raw image.
+    master : callable
+        Gives a master by its name.
+    """
+    by_name = {step.name: step for step in steps}
+
+    def section_of(name: str) -> Section | None:
+        step = by_name.get(name)  # type: ignore[call-overload]
+        return None if step is None else parse_section(step.section, shape)
+
+    def master_of(name: str) -> Master | None:
+        step = by_name.get(name)  # type: ignore[call-overload]
+        return None if step is None else master(step.master)
+
+    overscan = by_name.get("subtract_overscan")
+    dark = by_name.get("subtract_dark")
+    return Preparation(
+        section=section_of("trim_image") or (slice(0, shape[0]), slice(0, shape[1])),
+        overscan=section_of("subtract_overscan"),
+        statistic=np.mean if overscan and overscan.statistic == "mean" else np.median,
+        bias=master_of("subtract_bias"),
+        dark=master_of("subtract_dark"),
+        dark_scale=np.float32(dark.scale if dark else 1.0),
+        flat=master_of("flat_correct"),
+    )
+
+
+class CalibratedFrame:
+    """A raw frame that is calibrated as it is read, band by band.
+
+    Parameters
+    ----------
+    raw : RawFrame
+        Open.
+    preparation : Preparation
+        The steps.
+    saturation_adu : float
+        Raw values from here on are flagged.
+    """
+
+    def __init__(
+        self, raw: RawFrame, preparation: Preparation, saturation_adu: float
+    ) -> None:
+        self.raw = raw
+        self.preparation = preparation
+        self.saturation = np.float32(saturation_adu)
+        self.level = _NO_LEVEL if preparation.overscan is None else self._overscan_level()
+
+    def _overscan_level(self) -> Array:
+        p = self.preparation
+        assert p.overscan is not None
+        pixels = self.raw.values(p.section[0], p.overscan[1], np.float64)
+        return np.asarray(p.statistic(pixels, axis=1), np.float32)
+
+    def read(self, start: int, stop: int, out: Array, flags: Array) -> None:
+        """Calibrated values and flags of some rows.
+
+        Parameters
+        ----------
+        start, stop : int
+            Rows of the image that is kept.
+        out : ndarray of float32, shape (stop - start, columns)
+            Receives the values.
+        flags : ndarray of uint8, same shape
+            Receives the flags.
+        """
+        p = self.preparation
+        band = slice(start, stop)
+        rows = slice(p.section[0].start + start, p.section[0].start + stop)
+        steps = (
+            self.level[band],
+            _band(p.bias, band),
+            _band(p.dark, band),
+            p.dark_scale,
+            _band(p.flat, band),
+        )
+        raw = self.raw.bytes_of(rows, p.section[1])
+        if raw is not None:
+            arithmetic.calibrate_uint16(raw, *steps, self.saturation, out, flags)
+        else:
+            out[:] = self.raw.values(rows, p.section[1], np.float32)
+            arithmetic.flag_image(out, self.saturation, steps[-1], flags)
+            arithmetic.calibrate(out, *steps)
+        for master, flag in (
+            (p.bias, Flag.MASTER_BAD),
+            (p.dark, Flag.MASTER_BAD),
+            (p.flat, Flag.FLAT_INVALID),
+        ):
+            if master is not None and master.flags.size:
+                flags[master.flags[band] != 0] |= np.uint8(flag)
+
+    def std(self, calibrated: Array, gain: float, read_noise: float) -> Array:
+        """Standard deviation of the calibrated image; see `kernels.arithmetic.propagate`.
+
+        Parameters
+        ----------
+        calibrated : ndarray of float32
+            All rows, as `read` gives them.
+        gain, read_noise : float
+            In electron per ADU and electron.
+        """
+        p = self.preparation
+        read_variance = (read_noise / gain) ** 2
+        if p.overscan is not None:
+            read_variance += _level_variance(read_variance, p)
+        out = np.empty_like(calibrated)
+        arithmetic.propagate(
+            calibrated,
+            np.float32(read_variance),
+            np.float32(gain),
+            _std(p.bias),
+            _data(p.dark),
+            _std(p.dark),
+            p.dark_scale,
+            p.dark is not None and not p.dark.bias_removed,
+            _data(p.flat),
+            _std(p.flat),
+            out,
+        )
+        return out
+
+
+def _level_variance(read_variance: float, p: Preparation) -> float:
+    """Variance of the overscan level of a row; that of a median is pi / 2 of a mean's."""
+    assert p.overscan is not None
+    columns = p.overscan[1]
+    factor = 1.0 if p.statistic is np.mean else np.pi / 2
+    return factor * read_variance / (columns.stop - columns.start)
+
+
+def _data(master: Master | None) -> Array:
+    return _NO_IMAGE if master is None else master.data
+
+
+def _std(master: Master | None) -> Array:
+    return _NO_IMAGE if master is None else master.std
+
+
+def _band(master: Master | None, band: slice) -> Array:
+    return _NO_IMAGE if master is None else master.data[band]

@@ -1,0 +1,226 @@
+"""Making one output: a combined master, or one calibrated frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from flatcal.engine.masters import CalibratedFrame, Master, prepare
+from flatcal.flags import Flag
+from flatcal.io import RawFrame
+from flatcal.kernels.combine import combine_clipped
+from flatcal.kernels.stats import median_of_good
+from flatcal.plan import FramePlan, Step
+from flatcal.recipe import CombineSettings
+
+Array = NDArray[Any]
+MasterSource = Callable[[str], Master]
+
+# Bands of about this many bytes keep all threads busy without outgrowing a shared cache.
+_BAND_BYTES = 24 * 2**20
+# Bytes held for each pixel of a band and frame: value, flag, and their copies in the kernel.
+_BYTES_PER_VALUE = 6
+
+ReadBand = Callable[[int, int, Array, Array], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Threads, and the memory that all bands worked on at once may take."""
+
+    pool: ThreadPoolExecutor
+    jobs: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Planes:
+    """The planes of an output.
+
+    Attributes
+    ----------
+    data : ndarray of float32
+        Values.
+    std : ndarray of float32 or None
+        Standard deviation.
+    flags : ndarray of uint8
+        Flags.
+    """
+
+    data: Array
+    std: Array | None
+    flags: Array
+
+
+def calibrate_frame(raw_folder: Path, plan: FramePlan, masters: MasterSource) -> Planes:
+    """Calibrate one frame.
+
+    Parameters
+    ----------
+    raw_folder : Path
+        The raw folder.
+    plan : FramePlan
+        With the steps.
+    masters : callable
+        Gives a master by its name.
+    """
+    with _open_calibrated(raw_folder, plan, plan.steps, masters) as frame:
+        shape = frame.preparation.shape
+        data = np.empty(shape, np.float32)
+        flags = np.empty(shape, np.uint8)
+        frame.read(0, shape[0], data, flags)
+        return Planes(data, _predicted_std(frame, data, plan), flags)
+
+
+def _predicted_std(frame: CalibratedFrame, data: Array, plan: FramePlan) -> Array | None:
+    """Standard deviation by the noise model, None where gain or read noise is not known."""
+    assert plan.detector is not None
+    gain, read_noise = plan.detector.gain_electron_per_adu, plan.detector.read_noise_electron
+    return None if gain is None or read_noise is None else frame.std(data, gain, read_noise)
+
+
+@contextmanager
+def _open_calibrated(
+    raw_folder: Path, plan: FramePlan, steps: Sequence[Step], masters: MasterSource
+) -> Iterator[CalibratedFrame]:
+    assert plan.storage is not None
+    assert plan.shape is not None
+    assert plan.detector is not None
+    with RawFrame(raw_folder / plan.file, plan.storage, plan.shape) as raw:
+        preparation = prepare(steps, plan.shape, masters)
+        yield CalibratedFrame(raw, preparation, plan.detector.saturation_adu)
+
+
+def combine_raw(
+    raw_folder: Path,
+    frames: Sequence[FramePlan],
+    steps: Sequence[Step],
+    masters: MasterSource,
+    settings: CombineSettings,
+    workers: Workers,
+) -> Planes:
+    """Combine raw bias or dark frames, each calibrated by the steps as it is read."""
+    with ExitStack() as stack:
+        readers = [
+            stack.enter_context(_open_calibrated(raw_folder, frame, steps, masters))
+            for frame in frames
+        ]
+        shape = readers[0].preparation.shape
+        reads = [reader.read for reader in readers]
+        planes = combine_bands(reads, np.ones(len(reads)), shape, settings, workers)
+        if len(readers) == 1:
+            # One frame has no scatter to tell its noise; the noise model does.
+            planes = replace(planes, std=_predicted_std(readers[0], planes.data, frames[0]))
+        return planes
+
+
+def combine_flats(
+    paths: Sequence[Path],
+    medians: Sequence[float],
+    settings: CombineSettings,
+    workers: Workers,
+) -> Planes:
+    """Combine calibrated flats, each divided by its median, into a flat of median 1."""
+    with ExitStack() as stack:
+        opened = [stack.enter_context(fits.open(path, memmap=True)) for path in paths]
+        reads = [_calibrated_reader(hdus) for hdus in opened]
+        shape = opened[0][0].shape
+        scales = 1.0 / np.asarray(medians)
+        planes = combine_bands(reads, scales, shape, settings, workers)
+    norm = np.float32(median_of_good(planes.data, planes.flags))
+    planes.data[:] = np.where(planes.flags & Flag.NO_INPUT, np.float32(1), planes.data / norm)
+    if planes.std is not None:
+        planes.std[:] /= norm
+    planes.flags[planes.data <= 0] |= np.uint8(Flag.FLAT_INVALID)
+    return planes
+
+
+def _calibrated_reader(hdus: fits.HDUList) -> ReadBand:
+    data, mask = hdus[0].data, hdus["MASK"].data
+
+    def read(start: int, stop: int, out: Array, flags: Array) -> None:
+        out[:] = data[start:stop]
+        flags[:] = mask[start:stop]
+
+    return read
+
+
+def combine_bands(
+    reads: Sequence[ReadBand],
+    scales: Array,
+    shape: tuple[int, int],
+    settings: CombineSettings,
+    workers: Workers,
+) -> Planes:
+    """Combine frames in bands of rows, several bands at once.
+
+    Parameters
+    ----------
+    reads : sequence of callable
+        Each reads rows of one frame: ``read(start, stop, out, flags)``.
+    scales : ndarray, shape (n_frames,)
+        Factor of each frame.
+    shape : tuple of int
+        Rows and columns.
+    settings : CombineSettings
+        Rejection thresholds.
+    workers : Workers
+        Threads and their memory.
+
+    Returns
+    -------
+    Planes
+        A pixel without a good input has the plain average of the bad ones and NO_INPUT.
+        `std` is that of the average, from the scatter of the frames; None for a single one.
+    """
+    n, (rows, columns) = len(reads), shape
+    band_bytes = min(_BAND_BYTES, workers.memory_bytes // (2 * workers.jobs))
+    step = max(1, min(rows, band_bytes // (n * columns * _BYTES_PER_VALUE)))
+    data = np.empty(shape, np.float32)
+    error = np.empty(shape, np.float32)
+    flags = np.zeros(shape, np.uint8)
+    factors = np.asarray(scales, np.float32)
+    low, high = np.float32(settings.low_sigma), np.float32(settings.high_sigma)
+
+    def combine(start: int) -> None:
+        band = slice(start, min(start + step, rows))
+        height = band.stop - band.start
+        stack = np.empty((n, height, columns), np.float32)
+        bad = np.empty((n, height, columns), np.uint8)
+        for read, values, its_flags in zip(reads, stack, bad, strict=True):
+            read(band.start, band.stop, values, its_flags)
+        empty = bad.all(axis=0) if bad.any() else None
+        instead = None if empty is None else (stack[:, empty] * factors[:, None]).mean(axis=0)
+        stack[bad != 0] = np.nan
+        n_used = np.empty(height * columns, np.int32)
+        combine_clipped(
+            stack.reshape(n, -1), factors, low, high,
+            data[band].reshape(-1), error[band].reshape(-1), n_used,
+        )  # fmt: skip
+        if empty is not None:
+            data[band][empty] = instead
+            flags[band][empty] |= np.uint8(Flag.NO_INPUT)
+
+    # Each band writes its own rows only, so the result does not depend on their order.
+    for done in [workers.pool.submit(combine, start) for start in range(0, rows, step)]:
+        done.result()
+    return Planes(data, _fill_error(error, n), flags)
+
+
+def _fill_error(error: Array, n_frames: int) -> Array | None:
+    """Standard errors, with that of a single typical value where fewer than two were kept."""
+    if n_frames < 2:
+        return None
+    unknown = ~np.isfinite(error)
+    if unknown.any():
+        typical = np.median(error[~unknown]) if not unknown.all() else np.nan
+        error[unknown] = typical * np.sqrt(np.float32(n_frames))
+    return error

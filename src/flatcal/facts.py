@@ -1,0 +1,419 @@
+"""From the header of one raw file to the facts that planning needs.
+
+Nothing is guessed in silence: whatever is odd becomes a caveat of the frame, whatever makes
+it unusable an error of the frame, each with the values and the remedy.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from flatcal.camera import CameraProfile, CameraSettings, Cards, KindRule, find_profile
+from flatcal.errors import FrameError, SectionError
+from flatcal.frame import Caveat, Detector, Frame, Geometry, Kind, Setup, Storage
+from flatcal.headers import HduInfo, scan_hdus
+from flatcal.section import Section, parse_section
+
+# How the field spells the kinds, in lower case without spaces and signs.
+_KIND_WORDS: Final[dict[str, Kind]] = {
+    **dict.fromkeys(("bias", "biasframe", "zero", "zeroframe", "offset"), Kind.BIAS),
+    **dict.fromkeys(("dark", "darkframe"), Kind.DARK),
+    **dict.fromkeys(
+        ("flat", "flatfield", "flatframe", "flatfieldframe", "skyflat", "domeflat", "dflat")
+        + ("lampflat", "twilightflat", "twiflat", "domeflatfield", "skyflatfield"),
+        Kind.FLAT,
+    ),
+    **dict.fromkeys(
+        ("science", "light", "lightframe", "object", "obj", "sci", "expose", "target"),
+        Kind.SCIENCE,
+    ),
+}
+_NAME_WORD: Final = re.compile(r"(?<![a-z])(bias|zero|dark|flat)(?:e?s)?(?![a-z])")
+_UNIT_WORDS: Final[dict[str, str]] = {
+    **dict.fromkeys(("adu", "adus", "count", "counts", "dn", "ct"), "adu"),
+    **dict.fromkeys(("electron", "electrons", "e", "e-", "el"), "electron"),
+}
+_TO_SECONDS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
+_DECIMAL_COMMA: Final = re.compile(r"[+-]?\d+,\d+(?:[eEdD][+-]?\d+)?")
+
+
+class _Notes:
+    """Caveats and errors collected while one header is read."""
+
+    def __init__(self) -> None:
+        self.caveats: list[Caveat] = []
+        self.errors: list[Caveat] = []
+
+    def caveat(self, slug: str, text: str) -> None:
+        self.caveats.append(Caveat(slug, text))
+
+    def error(self, slug: str, text: str) -> None:
+        self.errors.append(Caveat(slug, text))
+
+
+def read_frame(
+    root: Path, file: str, overrides: CameraSettings, rules: Sequence[KindRule]
+) -> Frame:
+    """Read the header of one file into a `Frame`.
+
+    Parameters
+    ----------
+    root : Path
+        The raw folder.
+    file : str
+        Path of the file below it.
+    overrides : CameraSettings
+        The configuration's ``[camera]`` table.
+    rules : sequence of KindRule
+        The configuration's rules of kind, tried first.
+
+    Returns
+    -------
+    Frame
+        With `errors` where the frame cannot be used; it is never left out.
+    """
+    path = root / file
+    notes = _Notes()
+    try:
+        hdus = scan_hdus(path)
+        status = path.stat()
+    except (FrameError, OSError) as error:
+        text = error.text if isinstance(error, FrameError) else str(error)
+        return Frame(file, errors=(Caveat("file-broken", text),))
+    image = _find_image(hdus, notes)
+    if image is None:
+        return Frame(file, errors=tuple(notes.errors))
+    _check_complete(image, notes)
+    cards = _merged_cards(hdus, image)
+    if _is_own_product(cards):
+        notes.error(
+            "already-calibrated",
+            f"COMBINED = {cards.get('COMBINED')}, FLATCAL = {cards.get('FLATCAL')}: "
+            "this is a product, not a raw frame",
+        )
+    profile = find_profile(cards)
+    settings: CameraSettings = profile.overruled_by(overrides)
+    shape = _shape(cards)
+    exposure = _exposure_time(cards, settings, notes)
+    kind, reason = _kind(file, cards, settings, (*rules, *profile.kinds), exposure)
+    _check_kind(file, kind, notes)
+    if exposure is None and kind not in (Kind.BIAS, None):
+        _refuse_missing_exposure(settings, notes)
+    _check_amplifiers(cards, notes)
+    if cards.get("CCDSFPT") == 5:
+        notes.error(
+            "dark-in-camera",
+            "CCDSFPT = 5: the camera's software has subtracted a dark already; use the frame "
+            "before that subtraction",
+        )
+    geometry = _geometry(cards, shape, profile, settings, overrides, notes)
+    return Frame(
+        file=file,
+        kind=kind,
+        kind_reason=reason,
+        exposure_time_s=0.0 if exposure is None and kind is Kind.BIAS else exposure,
+        set_temperature_c=_number(_first(cards, settings.set_temperature_keyword)[1]),
+        filter=_text(_first(cards, settings.filter_keyword)[1]),
+        object=_text(cards.get("OBJECT")),
+        date=_text(_first(cards, ("DATE-OBS", "DATE-BEG", "DATE"))[1]),
+        setup=Setup(
+            camera=profile.name or _text(cards.get("INSTRUME")) or "unnamed camera",
+            shape=shape,
+            binning=_binning(cards),
+            readout_mode=_text(_first(cards, settings.readout_mode_keyword)[1]),
+            gain_setting=_text(_first(cards, settings.gain_setting_keyword)[1]),
+            unit=_unit(cards, settings, notes),
+        ),
+        storage=Storage(
+            hdu=image.index,
+            data_offset=image.data_offset,
+            plain_uint16=_is_plain_uint16(image),
+            size_bytes=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+        ),
+        geometry=geometry,
+        detector=_detector(cards, settings, notes),
+        caveats=tuple(notes.caveats),
+        errors=tuple(notes.errors),
+    )
+
+
+def _first(cards: Cards, keywords: Sequence[str] | None) -> tuple[str, Any]:
+    """The first of the keywords that has a value, and the value."""
+    for keyword in keywords or ():
+        value = cards.get(keyword)
+        if value is not None and value != "":
+            return keyword, value
+    return "", None
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _number(value: Any) -> float | None:
+    """A finite number, or None."""
+    if isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+# -- structure of the file ---------------------------------------------------------------
+
+
+def _dimensions(hdu: HduInfo) -> int:
+    if hdu.index > 0 and not hdu.compressed and hdu.cards.get("XTENSION") != "IMAGE":
+        return 0
+    return int(hdu.cards.get("NAXIS", 0))
+
+
+def _find_image(hdus: Sequence[HduInfo], notes: _Notes) -> HduInfo | None:
+    images = [hdu for hdu in hdus if _dimensions(hdu) > 0]
+    if len(images) > 1:
+        notes.error("multi-extension", f"{len(images)} images in one file; split it first")
+        return None
+    if not images or _dimensions(images[0]) != 2:
+        axes = _dimensions(images[0]) if images else 0
+        notes.error("image-type", f"an image of 2 axes is needed, the file's has {axes}")
+        return None
+    return images[0]
+
+
+def _check_complete(image: HduInfo, notes: _Notes) -> None:
+    if image.stored_bytes < image.data_bytes:
+        notes.error(
+            "file-broken",
+            f"the file holds {image.stored_bytes} bytes of pixels, its header announces "
+            f"{image.data_bytes}; copy it again",
+        )
+
+
+def _merged_cards(hdus: Sequence[HduInfo], image: HduInfo) -> dict[str, Any]:
+    """The image's cards over those of the primary header."""
+    return {**hdus[0].cards, **image.cards}
+
+
+def _shape(cards: Cards) -> tuple[int, int]:
+    return int(cards["NAXIS2"]), int(cards["NAXIS1"])
+
+
+def _is_plain_uint16(image: HduInfo) -> bool:
+    cards = image.cards
+    return (
+        not image.compressed
+        and not image.zipped
+        and cards.get("BITPIX") == 16
+        and _number(cards.get("BZERO")) == 32768
+        and _number(cards.get("BSCALE", 1)) == 1
+        and "BLANK" not in cards
+    )
+
+
+def _is_own_product(cards: Cards) -> bool:
+    return cards.get("COMBINED") is True or "FLATCAL" in cards
+
+
+# -- kind --------------------------------------------------------------------------------
+
+
+def _kind(
+    file: str,
+    cards: Cards,
+    settings: CameraSettings,
+    rules: Sequence[KindRule],
+    exposure: float | None,
+) -> tuple[Kind | None, str]:
+    for rule in rules:
+        if rule.matches(file, cards):
+            return rule.kind, str(rule)
+    for keyword in settings.kind_keyword or ():
+        value = _text(cards.get(keyword))
+        kind = _KIND_WORDS.get(re.sub(r"[^a-z]", "", value.lower()))
+        if kind is Kind.DARK and exposure == 0:
+            return Kind.BIAS, f"{keyword} = {value} of 0 s"
+        if kind is not None:
+            return kind, f"{keyword} = {value}"
+    return None, ""
+
+
+def _word_in_name(file: str) -> str | None:
+    """The one kind that the file name speaks of, if it speaks of just one."""
+    words = set(_NAME_WORD.findall(file.rsplit("/", 1)[-1].lower()))
+    if len(words) != 1:
+        return None
+    return _KIND_WORDS[words.pop()].value
+
+
+def _check_kind(file: str, kind: Kind | None, notes: _Notes) -> None:
+    word = _word_in_name(file)
+    if kind is None:
+        example = f"--kind '{word}=*{word}*'" if word else "--kind 'science=PATTERN'"
+        notes.error(
+            "kind-unknown",
+            f"no keyword tells the kind of frame; say it, for example with {example}",
+        )
+    elif word is not None and word != kind.value:
+        notes.caveat(
+            "kind-hint",
+            f"taken as {kind.value}, but the file name says {word}; if the name is right, say "
+            f"--kind '{word}=*{word}*'",
+        )
+
+
+# -- values ------------------------------------------------------------------------------
+
+
+def _exposure_time(cards: Cards, settings: CameraSettings, notes: _Notes) -> float | None:
+    keyword, value = _first(cards, settings.exposure_keyword)
+    if value is None:
+        return None
+    number = _number(value)
+    text = _text(value)
+    if number is None and _DECIMAL_COMMA.fullmatch(text):
+        number = _number(text.replace(",", ".").replace("D", "E").replace("d", "e"))
+    if number is None or number < 0:
+        notes.error(
+            "exposure-not-a-number",
+            f"{keyword} = {text!r} is not a number of 0 or more; name another keyword in "
+            "camera.exposure_keyword",
+        )
+        return None
+    if isinstance(value, str):
+        notes.caveat("exposure-text", f"{keyword} = {text!r} is text; read as {number:g}")
+    return number * _TO_SECONDS[settings.exposure_unit or "s"]
+
+
+def _refuse_missing_exposure(settings: CameraSettings, notes: _Notes) -> None:
+    if any(error.slug == "exposure-not-a-number" for error in notes.errors):
+        return
+    tried = ", ".join(settings.exposure_keyword or ())
+    notes.error(
+        "exposure-missing",
+        f"no exposure time under {tried}; name the keyword in camera.exposure_keyword",
+    )
+
+
+def _unit(cards: Cards, settings: CameraSettings, notes: _Notes) -> str:
+    if settings.unit is not None:
+        return settings.unit
+    text = _text(cards.get("BUNIT"))
+    if not text:
+        notes.caveat("unit-missing", "no BUNIT; values are taken as ADU")
+        return "adu"
+    unit = _UNIT_WORDS.get(text.lower())
+    if unit is None:
+        notes.error("bad-unit", f"BUNIT = {text!r} is not known; set camera.unit")
+        return "adu"
+    return unit
+
+
+def _binning(cards: Cards) -> tuple[int, int]:
+    x = _number(_first(cards, ("XBINNING", "CCDXBIN", "BINX"))[1])
+    y = _number(_first(cards, ("YBINNING", "CCDYBIN", "BINY"))[1])
+    return int(x or 1), int(y or 1)
+
+
+def _check_amplifiers(cards: Cards, notes: _Notes) -> None:
+    count = (_number(cards.get("AMPSROW")) or 1) * (_number(cards.get("AMPSCOL")) or 1)
+    if count > 1:
+        notes.error(
+            "several-amplifiers",
+            f"{count:g} amplifiers share the image (AMPSROW, AMPSCOL); split it by amplifier",
+        )
+
+
+def _detector(cards: Cards, settings: CameraSettings, notes: _Notes) -> Detector:
+    detector = Detector(
+        gain_electron_per_adu=settings.gain_electron_per_adu,
+        read_noise_electron=settings.read_noise_electron,
+        saturation_adu=settings.saturation_adu or 65535.0,
+    )
+    if not detector.noise_known:
+        notes.caveat("noise-unknown", "gain or read noise is not set; no UNCERT plane is made")
+    return detector
+
+
+# -- sections ----------------------------------------------------------------------------
+
+
+def _geometry(
+    cards: Cards,
+    shape: tuple[int, int],
+    profile: CameraProfile,
+    settings: CameraSettings,
+    overrides: CameraSettings,
+    notes: _Notes,
+) -> Geometry | None:
+    own = (overrides.overscan_section, overrides.trim_section)
+    if None in own and profile.shape not in (None, shape):
+        notes.error(
+            "frame-shape",
+            f"the image is {shape[0]} x {shape[1]}, the profile {profile.name} is for "
+            f"{profile.shape[0]} x {profile.shape[1]}; set camera.overscan_section and "  # type: ignore[index]
+            "camera.trim_section",
+        )
+        return None
+    try:
+        trim, trim_reason = _section(cards, shape, settings.trim_section, _TRIM_KEYS, notes)
+        overscan, reason = _section(cards, shape, settings.overscan_section, _OVERSCAN_KEYS, notes)
+    except SectionError as error:
+        notes.error("bad-section", error.text)
+        return None
+    if overscan is not None:
+        overscan = _all_rows(overscan, trim, shape, notes)
+    return Geometry(
+        trim_section=trim if trim != (slice(0, shape[0]), slice(0, shape[1])) else None,
+        overscan_section=overscan,
+        overscan_statistic=settings.overscan_statistic or "median",
+        reason=f"overscan: {reason}; kept: {trim_reason}",
+    )
+
+
+_TRIM_KEYS: Final = ("TRIMSEC", "DATASEC")
+_OVERSCAN_KEYS: Final = ("BIASSEC",)
+
+
+def _section(
+    cards: Cards,
+    shape: tuple[int, int],
+    setting: str | None,
+    keywords: Sequence[str],
+    notes: _Notes,
+) -> tuple[Section | None, str]:
+    """A section from the settings or, when they say 'header', from the first valid card."""
+    if setting == "none":
+        return None, "none, by the camera's settings"
+    if setting not in (None, "header"):
+        return parse_section(setting, shape), f"{setting}, by the camera's settings"
+    for keyword in keywords:
+        text = _text(cards.get(keyword))
+        if not text:
+            continue
+        try:
+            return parse_section(text, shape), f"{keyword} = {text}"
+        except SectionError as error:
+            notes.caveat("overscan-unknown", f"{keyword} is not used: {error.text}")
+    return None, "none in the header"
+
+
+def _all_rows(
+    overscan: Section, trim: Section | None, shape: tuple[int, int], notes: _Notes
+) -> Section:
+    """The overscan columns over every row that is kept."""
+    rows = trim[0] if trim is not None else slice(0, shape[0])
+    have = overscan[0]
+    if have.start > rows.start or have.stop < rows.stop:
+        notes.caveat(
+            "overscan-unknown",
+            f"the overscan covers rows {have.start + 1} to {have.stop}, the image kept rows "
+            f"{rows.start + 1} to {rows.stop}; its columns are used over all of them",
+        )
+    return rows, overscan[1]

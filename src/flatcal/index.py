@@ -1,0 +1,56 @@
+"""The frames of a raw folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from flatcal.errors import FrameError
+from flatcal.facts import read_frame
+from flatcal.frame import Frame
+from flatcal.recipe import Config
+
+FITS_SUFFIXES = (".fits", ".fit", ".fts", ".fits.fz", ".fit.fz", ".fits.gz", ".fit.gz", ".fts.gz")
+
+
+def find_frames(raw: str | Path, config: Config) -> tuple[Frame, ...]:
+    """Read the headers of all FITS files in a folder and below it.
+
+    Parameters
+    ----------
+    raw : str or Path
+        The raw folder.
+    config : Config
+        The configuration.
+
+    Returns
+    -------
+    tuple of Frame
+        In the order of their paths. A file that cannot be read is there with its error.
+
+    Raises
+    ------
+    FrameError
+        When there is no such folder, or no FITS file in it.
+    """
+    root = Path(raw)
+    if not root.is_dir():
+        raise FrameError("empty-folder", f"{root} is not a folder")
+    frames = tuple(
+        read_frame(root, file, config.camera, config.kinds) for file in sorted(_fits_files(root))
+    )
+    if not frames:
+        raise FrameError(
+            "empty-folder",
+            f"no FITS file in {root} or below it (looked for {', '.join(FITS_SUFFIXES)})",
+        )
+    return frames
+
+
+def _fits_files(root: Path) -> Iterator[str]:
+    for folder, subfolders, names in os.walk(root):
+        subfolders.sort()
+        for name in names:
+            if name.lower().endswith(FITS_SUFFIXES) and not name.startswith("."):
+                yield (Path(folder) / name).relative_to(root).as_posix()

@@ -1,0 +1,262 @@
+"""Which frames belong together, and which master serves a frame: each choice with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from flatcal.frame import Caveat, Frame, Kind
+from flatcal.recipe import DarkSettings
+
+# Darks are averaged together when their exposure times agree to this fraction.
+SAME_EXPOSURE = 0.01
+# From this many frames on, a cosmic ray in one of them can be rejected.
+ENOUGH_TO_REJECT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Frames that become one master.
+
+    Attributes
+    ----------
+    kind : Kind
+        Their kind.
+    frames : tuple of Frame
+        In the order of their files.
+    """
+
+    kind: Kind
+    frames: tuple[Frame, ...]
+
+    @property
+    def first(self) -> Frame:
+        """A frame that stands for all in what they have in common."""
+        return self.frames[0]
+
+    @property
+    def exposure_time_s(self) -> float:
+        """Mean exposure time."""
+        times = [frame.exposure_time_s or 0.0 for frame in self.frames]
+        return times[0] if len(set(times)) == 1 else sum(times) / len(times)
+
+
+@dataclass(frozen=True, slots=True)
+class DarkChoice:
+    """The dark for a frame.
+
+    Attributes
+    ----------
+    dark : Group
+        The darks that are averaged.
+    scale : float
+        Factor of the master dark; 1 when it is not scaled.
+    scaled : bool
+        Whether exposure times differ by more than the tolerance.
+    reason : str
+        Why this one.
+    caveats : tuple of Caveat
+        What the observer should know.
+    """
+
+    dark: Group
+    scale: float
+    scaled: bool
+    reason: str
+    caveats: tuple[Caveat, ...] = ()
+
+
+def same_setup(a: Frame, b: Frame) -> bool:
+    """Whether camera, shape, binning, read-out mode, gain, unit and sections agree."""
+    return a.setup == b.setup and _sections(a) == _sections(b)
+
+
+def _sections(frame: Frame) -> tuple[object, bool]:
+    assert frame.geometry is not None
+    return frame.geometry.trim_section, frame.geometry.overscan_section is not None
+
+
+def same_temperature(a: Frame, b: Frame, tolerance_c: float) -> bool:
+    """Whether set temperatures agree, or both headers are silent."""
+    if a.set_temperature_c is None or b.set_temperature_c is None:
+        return a.set_temperature_c is b.set_temperature_c
+    return abs(a.set_temperature_c - b.set_temperature_c) <= tolerance_c
+
+
+def group_bias(frames: Iterable[Frame], settings: DarkSettings) -> tuple[Group, ...]:
+    """Bias frames of one set-up and temperature together."""
+    return _group(
+        Kind.BIAS,
+        frames,
+        lambda a, b: same_setup(a, b) and same_temperature(a, b, settings.temperature_tolerance_c),
+    )
+
+
+def group_darks(frames: Iterable[Frame], settings: DarkSettings) -> tuple[Group, ...]:
+    """Darks of one set-up, temperature and exposure time together."""
+
+    def together(a: Frame, b: Frame) -> bool:
+        difference = abs(exposure_of(a) - exposure_of(b))
+        return (
+            same_setup(a, b)
+            and same_temperature(a, b, settings.temperature_tolerance_c)
+            and difference <= min(settings.tolerance_s, SAME_EXPOSURE * exposure_of(a))
+        )
+
+    return _group(Kind.DARK, sorted(frames, key=exposure_of), together)
+
+
+def group_flats(frames: Iterable[Frame]) -> tuple[Group, ...]:
+    """Flats of one set-up and filter together."""
+    return _group(Kind.FLAT, frames, lambda a, b: same_setup(a, b) and a.filter == b.filter)
+
+
+def _group(
+    kind: Kind, frames: Iterable[Frame], together: Callable[[Frame, Frame], bool]
+) -> tuple[Group, ...]:
+    """Each frame joins the first group whose first frame it fits."""
+    groups: list[list[Frame]] = []
+    for frame in frames:
+        for group in groups:
+            if together(group[0], frame):
+                group.append(frame)
+                break
+        else:
+            groups.append([frame])
+    return tuple(Group(kind, tuple(sorted(group, key=lambda f: f.file))) for group in groups)
+
+
+def exposure_of(frame: Frame) -> float:
+    """Exposure time in seconds of a frame without errors."""
+    return frame.exposure_time_s or 0.0
+
+
+def choose_bias(frame: Frame, groups: Sequence[Group], settings: DarkSettings) -> Group | None:
+    """The bias frames for a frame, if there are any."""
+    for group in groups:
+        if same_setup(frame, group.first) and same_temperature(
+            frame, group.first, settings.temperature_tolerance_c
+        ):
+            return group
+    return None
+
+
+def choose_flat(frame: Frame, groups: Sequence[Group]) -> Group | None:
+    """The flats for a science frame, if there are any."""
+    for group in groups:
+        if same_setup(frame, group.first) and frame.filter == group.first.filter:
+            return group
+    return None
+
+
+def choose_dark(
+    frame: Frame, groups: Sequence[Group], bias: Group | None, settings: DarkSettings
+) -> DarkChoice | Caveat:
+    """The dark for a frame, or why there is none.
+
+    A dark as long as the frame is subtracted as it is. Otherwise, where there is a bias, a
+    longer dark is scaled down: scaling down also scales down the noise of the dark, so the
+    longest serves best, among those of at least three frames, in which cosmic rays could be
+    rejected. A shorter one is scaled up only when the settings allow it.
+
+    Parameters
+    ----------
+    frame : Frame
+        The frame to be calibrated.
+    groups : sequence of Group
+        All groups of darks.
+    bias : Group or None
+        The bias that serves the frame.
+    settings : DarkSettings
+        Tolerances and permissions.
+
+    Returns
+    -------
+    DarkChoice or Caveat
+        The choice, or the refusal with the candidates.
+    """
+    fitting = [group for group in groups if _refusal(frame, group, settings) is None]
+    if not fitting:
+        return Caveat("no-dark", _no_candidate(frame, groups, settings))
+    exposure = exposure_of(frame)
+    nearest = min(fitting, key=lambda group: abs(group.exposure_time_s - exposure))
+    difference = nearest.exposure_time_s - exposure
+    if abs(difference) <= settings.tolerance_s:
+        reason = (
+            f"dark of {nearest.exposure_time_s:g} s for {exposure:g} s: {difference:+.3g} s is "
+            f"within {settings.tolerance_s:g} s, so it is not scaled"
+        )
+        return DarkChoice(nearest, 1.0, False, reason, _few_frames(nearest))
+    if settings.scale == "never" or bias is None:
+        why = "dark.scale is never" if bias is not None else "there is no bias to scale it without"
+        return _exposure_refusal(frame, nearest, settings, why)
+    longer = [group for group in fitting if group.exposure_time_s >= exposure]
+    if not longer and not settings.scale_up:
+        return _exposure_refusal(frame, nearest, settings, "dark.scale_up is not allowed")
+    return _scaled(exposure, longer or fitting, scaled_up=not longer)
+
+
+def _scaled(exposure: float, candidates: Sequence[Group], *, scaled_up: bool) -> DarkChoice:
+    rejectable = [group for group in candidates if len(group.frames) >= ENOUGH_TO_REJECT]
+    dark = max(rejectable or candidates, key=lambda group: group.exposure_time_s)
+    scale = exposure / dark.exposure_time_s
+    caveats = _few_frames(dark)
+    if scaled_up:
+        text = f"dark of {dark.exposure_time_s:g} s scaled up to {exposure:g} s; so is its noise"
+        caveats += (Caveat("dark-exposure", text),)
+    reason = (
+        f"no dark of {exposure:g} s; the dark of {dark.exposure_time_s:g} s "
+        f"({len(dark.frames)} frames) is scaled by {scale:.4g}"
+    )
+    return DarkChoice(dark, scale, True, reason, caveats)
+
+
+def _few_frames(dark: Group) -> tuple[Caveat, ...]:
+    n = len(dark.frames)
+    if n >= ENOUGH_TO_REJECT:
+        return ()
+    text = f"dark of {dark.exposure_time_s:g} s has {n} frame{'s' if n > 1 else ''}"
+    return (Caveat("single-dark", f"{text}; cosmic rays in it are not rejected"),)
+
+
+def _refusal(frame: Frame, dark: Group, settings: DarkSettings) -> str | None:
+    """Why a dark can not serve a frame at all, whatever its exposure time."""
+    other = dark.first
+    assert frame.setup is not None
+    assert other.setup is not None
+    for name in ("camera", "shape", "binning", "readout_mode", "gain_setting", "unit"):
+        mine, its = getattr(frame.setup, name), getattr(other.setup, name)
+        if mine != its:
+            return f"{name.replace('_', ' ')} {its} is not {mine}"
+    if _sections(frame) != _sections(other):
+        return "other sections are kept"
+    if not same_temperature(frame, other, settings.temperature_tolerance_c):
+        return f"set to {_celsius(other)}, not {_celsius(frame)}"
+    return None
+
+
+def _celsius(frame: Frame) -> str:
+    value = frame.set_temperature_c
+    return "no temperature" if value is None else f"{value:g} C"
+
+
+def _no_candidate(frame: Frame, groups: Sequence[Group], settings: DarkSettings) -> str:
+    if not groups:
+        return "there are no darks; take some, or set dark.required = false"
+    by_distance = sorted(groups, key=lambda group: abs(group.exposure_time_s - exposure_of(frame)))
+    refused = "; ".join(
+        f"{group.exposure_time_s:g} s ({_refusal(frame, group, settings)})"
+        for group in by_distance[:4]
+    )
+    return f"no dark fits; nearest: {refused}"
+
+
+def _exposure_refusal(frame: Frame, nearest: Group, settings: DarkSettings, why: str) -> Caveat:
+    exposure = exposure_of(frame)
+    difference = abs(nearest.exposure_time_s - exposure)
+    return Caveat(
+        "dark-exposure",
+        f"dark exposure {nearest.exposure_time_s:g} s is {difference:g} s from the "
+        f"{frame.kind}'s {exposure:g} s (tolerance {settings.tolerance_s:g} s) and is not scaled "
+        f"because {why}; take darks of {exposure:g} s or bias frames, or set dark.tolerance_s",
+    )

@@ -1,0 +1,88 @@
+"""Names of outputs: short, safe in any file system, and never the same twice."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+_SUFFIX = re.compile(r"\.(fits?|fts)(\.(fz|gz))?$", re.IGNORECASE)
+
+
+def slug(text: str) -> str:
+    """Text as part of a file name; a prime becomes 'p', as in gp for the filter g'."""
+    spelt = text.strip().replace("'", "p")
+    return re.sub(r"[^A-Za-z0-9.+]+", "-", spelt).strip("-.") or "none"
+
+
+def stem(file: str) -> str:
+    """Last part of a path without its FITS suffix."""
+    return _SUFFIX.sub("", file.rsplit("/", 1)[-1])
+
+
+def output_names(files: Sequence[str], prefix: str) -> list[str]:
+    """Names of calibrated frames.
+
+    The prefix keeps them apart from raw frames and other kinds. Where raw frames of different
+    folders share a name, their folders stand in it; a number tells the rest apart.
+
+    Parameters
+    ----------
+    files : sequence of str
+        Paths below the raw folder.
+    prefix : str
+        For example 'flat'.
+
+    Returns
+    -------
+    list of str
+        One name for each file.
+    """
+    names = [stem(file) for file in files]
+    counts = Counter(names)
+    full = [
+        name if counts[name] == 1 else _SUFFIX.sub("", file).replace("/", "-")
+        for name, file in zip(names, files, strict=True)
+    ]
+    return [f"{prefix}-{name}.fits" for name in numbered(full)]
+
+
+def distinct(bases: Sequence[str], details: Sequence[Sequence[str]]) -> list[str]:
+    """Names made distinct by as few details as are needed.
+
+    Parameters
+    ----------
+    bases : sequence of str
+        Names, some of them equal.
+    details : sequence of sequence of str
+        For each name what could tell it from others, most telling first.
+
+    Returns
+    -------
+    list of str
+        The names, with those details added in which equal ones differ.
+    """
+    names = list(bases)
+    for level in range(max((len(d) for d in details), default=0)):
+        clashing = {name for name, count in Counter(names).items() if count > 1}
+        for name in clashing:
+            places = [i for i, other in enumerate(names) if other == name]
+            if len({details[i][level] for i in places}) > 1:
+                for i in places:
+                    names[i] = f"{name}_{details[i][level]}"
+    return numbered(names)
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """Names with a number added to the second and later of equal ones."""
+    taken = set(names)
+    seen: set[str] = set()
+    result = []
+    for name in names:
+        unique, n = name, 1
+        while unique in seen or (n > 1 and unique in taken):
+            n += 1
+            unique = f"{name}_{n}"
+        seen.add(unique)
+        result.append(unique)
+    return result

@@ -1,0 +1,183 @@
+"""The configuration: TOML text to frozen settings, with all mistakes reported at once."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from flatcal.camera import CameraSettings, KindRule, Strict
+from flatcal.errors import ConfigError
+from flatcal.frame import Kind
+
+
+class DarkSettings(Strict):
+    """How a dark is chosen.
+
+    Attributes
+    ----------
+    required : bool or None
+        False calibrates frames without a dark when none fits; None follows the camera profile.
+    tolerance_s : float
+        A dark this close in exposure time is subtracted unscaled.
+    temperature_tolerance_c : float
+        Largest difference of set temperatures.
+    scale : 'auto' or 'never'
+        Whether a dark may be scaled when none is close enough.
+    scale_up : bool
+        Whether a shorter dark may be scaled up.
+    """
+
+    required: bool | None = None
+    tolerance_s: float = Field(default=0.5, ge=0)
+    temperature_tolerance_c: float = Field(default=0.5, ge=0)
+    scale: Literal["auto", "never"] = "auto"
+    scale_up: bool = False
+
+
+class CombineSettings(Strict):
+    """How masters are combined: an average after clipping about the median with the MAD.
+
+    Attributes
+    ----------
+    low_sigma, high_sigma : float
+        Rejection thresholds in units of 1.4826 MAD.
+    """
+
+    low_sigma: float = Field(default=5.0, gt=0)
+    high_sigma: float = Field(default=5.0, gt=0)
+
+
+class ScienceSettings(Strict):
+    """What science frames need.
+
+    Attributes
+    ----------
+    flat_required : bool
+        False calibrates science frames without a flat when there is none in their filter.
+    """
+
+    flat_required: bool = True
+
+
+class Config(Strict):
+    """The whole configuration; every setting has a default."""
+
+    camera: CameraSettings = CameraSettings()
+    kinds: tuple[KindRule, ...] = ()
+    dark: DarkSettings = DarkSettings()
+    combine: CombineSettings = CombineSettings()
+    science: ScienceSettings = ScienceSettings()
+
+    def with_kinds(self, rules: Iterable[str]) -> Config:
+        """The configuration with rules of the form ``kind=glob`` tried first.
+
+        Raises
+        ------
+        ConfigError
+            When a rule is not of that form.
+        """
+        first = tuple(_parse_kind_rule(rule) for rule in rules)
+        return self.model_copy(update={"kinds": first + self.kinds})
+
+
+def _parse_kind_rule(text: str) -> KindRule:
+    kind, found, pattern = text.partition("=")
+    if not found or kind not in list(Kind) or not pattern:
+        raise ConfigError(
+            "bad-config",
+            f"--kind {text!r} is not of the form KIND=PATTERN with a kind of "
+            f"{', '.join(Kind)}; for example --kind 'flat=flat-*'",
+        )
+    return KindRule(kind=Kind(kind), file=pattern)
+
+
+def load_config(path: str | Path) -> Config:
+    """Read a configuration file.
+
+    Parameters
+    ----------
+    path : str or Path
+        TOML file.
+
+    Returns
+    -------
+    Config
+        The frozen settings.
+
+    Raises
+    ------
+    ConfigError
+        Names every mistake with file and line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("bad-config", f"{path} cannot be read: {error}") from error
+    return parse_config(text, str(path))
+
+
+def parse_config(text: str, name: str) -> Config:
+    """Turn TOML text into settings; `name` stands in the messages. See `load_config`."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError("bad-config", f"{name}: not valid TOML: {error}") from error
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        lines = _lines_of_keys(text)
+        mistakes = [_describe(detail, lines, name) for detail in error.errors()]
+        raise ConfigError("bad-config", "\n".join(mistakes)) from error
+
+
+def _describe(detail: Any, lines: dict[tuple[str | int, ...], int], name: str) -> str:
+    location = tuple(detail["loc"])
+    shown = location
+    while shown and shown not in lines:
+        shown = shown[:-1]
+    where = f"{name}:{lines.get(shown, 1)}"
+    key = ".".join(str(part) for part in location)
+    if detail["type"] == "extra_forbidden":
+        return f"{where}: {key} is not a setting{_suggestion(location)}"
+    return f"{where}: {key} = {detail['input']!r}: {detail['msg'].lower()}"
+
+
+def _suggestion(location: tuple[str | int, ...]) -> str:
+    model: Any = Config
+    for part in location[:-1]:
+        if isinstance(part, str):
+            annotation = model.model_fields[part].annotation
+            model = KindRule if part == "kinds" else annotation
+    close = difflib.get_close_matches(str(location[-1]), model.model_fields, n=1)
+    known = ", ".join(model.model_fields)
+    return f"; did you mean {close[0]}?" if close else f"; known here: {known}"
+
+
+_TABLE = re.compile(r"\s*(\[\[?)\s*([^\]]+?)\s*\]")
+_KEY = re.compile(r"""\s*(["']?)([\w.-]+)\1\s*=""")
+
+
+def _lines_of_keys(text: str) -> dict[tuple[str | int, ...], int]:
+    """Line of each table and key, by its path; tomllib does not tell positions."""
+    lines: dict[tuple[str | int, ...], int] = {}
+    table: tuple[str | int, ...] = ()
+    counts: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if match := _TABLE.match(line):
+            path = match[2]
+            table = tuple(path.split("."))
+            if match[1] == "[[":
+                index = counts.get(path, 0)
+                counts[path] = index + 1
+                table = (*table, index)
+            lines[table] = number
+        elif match := _KEY.match(line):
+            lines[(*table, *match[2].split("."))] = number
+    return lines

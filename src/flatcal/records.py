@@ -1,0 +1,96 @@
+"""What a run did: one outcome per input frame, one record per output, in run.json."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal
+
+from flatcal.camera import Strict
+from flatcal.frame import Caveat, Kind
+
+
+class Status(StrEnum):
+    """What became of an input frame."""
+
+    CALIBRATED = "calibrated"
+    USED = "used"
+    FAILED = "failed"
+
+
+class Outcome(Strict):
+    """What became of one input frame.
+
+    Attributes
+    ----------
+    file : str
+        Path below the raw folder.
+    kind : Kind or None
+        Its kind.
+    status : Status
+        Calibrated, used in a master, or failed.
+    output : str or None
+        Calibrated file below the output folder.
+    part_of : str or None
+        Master that it went into.
+    reason : str
+        What was done, or why it failed.
+    caveats, errors : tuple of Caveat
+        What the observer should know; why it failed.
+    """
+
+    file: str
+    kind: Kind | None
+    status: Status
+    output: str | None = None
+    part_of: str | None = None
+    reason: str = ""
+    caveats: tuple[Caveat, ...] = ()
+    errors: tuple[Caveat, ...] = ()
+
+
+class InputRecord(Strict):
+    """A raw file as it was when it was read, so that a later run need not read it again."""
+
+    size_bytes: int
+    mtime_ns: int
+    sha256: str
+
+
+class ProductRecord(Strict):
+    """One output.
+
+    Attributes
+    ----------
+    output : str
+        File below the output folder.
+    kind : Kind
+        Of the output.
+    recipe : str
+        SHA-256 over everything that determines its pixels.
+    inputs : tuple of str
+        Raw files that went into it.
+    median_adu : float
+        Median of its good pixels.
+    n_flagged : int
+        Pixels that are not good.
+    """
+
+    output: str
+    kind: Kind
+    recipe: str
+    inputs: tuple[str, ...]
+    median_adu: float
+    n_flagged: int
+
+
+class RunRecord(Strict):
+    """The content of run.json; the only output that holds the time of the run."""
+
+    schema_version: Literal[1] = 1
+    flatcal_version: str
+    started: str
+    seconds: float
+    raw: str
+    inputs: dict[str, InputRecord]
+    products: dict[str, ProductRecord]
+    outcomes: tuple[Outcome, ...]

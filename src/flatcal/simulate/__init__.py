@@ -1,0 +1,22 @@
+"""Simulated nights of two cameras with known truth.
+
+A physical forward model from photons to raw FITS files. It shares no code with the calibration
+that it serves to test: it imports nothing else of flatcal.
+"""
+
+from flatcal.simulate.cameras import CAMERA_NAMES, Camera, FrameKind, get_camera
+from flatcal.simulate.detector import Detector, make_detector
+from flatcal.simulate.night import simulate_night
+from flatcal.simulate.truth import FrameTruth, NightTruth
+
+__all__ = [
+    "CAMERA_NAMES",
+    "Camera",
+    "Detector",
+    "FrameKind",
+    "FrameTruth",
+    "NightTruth",
+    "get_camera",
+    "make_detector",
+    "simulate_night",
+]

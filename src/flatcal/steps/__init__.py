@@ -1,0 +1,24 @@
+"""Calibration steps for notebooks: CCDData in, a new CCDData out, arguments as in ccdproc."""
+
+from flatcal.steps._logging import conf
+from flatcal.steps.bias import subtract_bias
+from flatcal.steps.dark import find_nearest_dark_exposure, subtract_dark
+from flatcal.steps.flat import flat_correct
+from flatcal.steps.gain import create_deviation, gain_correct
+from flatcal.steps.keyword import Keyword
+from flatcal.steps.overscan import subtract_overscan, trim_image
+from flatcal.steps.process import ccd_process
+
+__all__ = [
+    "Keyword",
+    "ccd_process",
+    "conf",
+    "create_deviation",
+    "find_nearest_dark_exposure",
+    "flat_correct",
+    "gain_correct",
+    "subtract_bias",
+    "subtract_dark",
+    "subtract_overscan",
+    "trim_image",
+]
