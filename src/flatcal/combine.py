@@ -47,7 +47,7 @@ class _Rejection:
     method: str
     dtype: np.dtype[Any]
     weights: Array | None
-    scales: Array
+    scales: Array | None
     extrema: tuple[int, int] | None
     levels: tuple[float | None, float | None] | None
     sigma: tuple[float, float, Function | str, Function | str] | None
@@ -180,18 +180,19 @@ def combine(
 
 
 def _weights(weights: Any, sources: Sequence[Source]) -> Array | None:
-    if weights is not None:
-        if not isinstance(weights, np.ndarray):
-            raise TypeError(f"weights must be a numpy array, not {type(weights).__name__}")
-        whole = (len(sources), *sources[0].shape)
-        if weights.shape not in (whole, whole[:1]):
-            raise ValueError(f"weights have shape {weights.shape}; {whole[:1]} or {whole} fits")
+    if weights is None:
+        return None
+    if not isinstance(weights, np.ndarray):
+        raise TypeError(f"weights must be a numpy array, not {type(weights).__name__}")
+    whole = (len(sources), *sources[0].shape)
+    if weights.shape not in (whole, whole[:1]):
+        raise ValueError(f"weights have shape {weights.shape}; {whole[:1]} or {whole} fits")
     return weights
 
 
-def _scales(scale: Any, sources: Sequence[Source]) -> Array:
+def _scales(scale: Any, sources: Sequence[Source]) -> Array | None:
     if scale is None:
-        return np.ones(len(sources))
+        return None
     if callable(scale):
         return np.array([_scale_of_source(scale, source) for source in sources])
     scales = np.asarray(scale, dtype=np.float64).reshape(-1)
@@ -251,11 +252,12 @@ def _band_by_kernel(
         values[...] = pixels
         if bad is not None:
             values[np.asarray(bad, dtype=bool)] = np.nan
+    scales = np.ones(len(sources)) if how.scales is None else how.scales
     if how.method == "median":
-        combined, error, n_used = median_stack(stack, how.scales)
+        combined, error, n_used = median_stack(stack, scales)
     else:
         low, high = (np.inf, np.inf) if how.sigma is None else how.sigma[:2]
-        combined, error, n_used = average_stack(stack, how.scales, low, high)
+        combined, error, n_used = average_stack(stack, scales, low, high)
     return combined, error, n_used == 0
 
 

@@ -173,11 +173,11 @@ class Combiner:
         self._dtype = np.float64 if dtype is None else dtype
         shape = (len(self.ccd_list), *self.ccd_list[0].shape)
         data, mask = np.empty(shape, self._dtype), np.zeros(shape, bool)
-        for ccd, values, bad in zip(self.ccd_list, data, mask, strict=True):
-            values[...] = ccd.data
-            np.logical_not(np.isfinite(ccd.data), out=bad)
+        for i, ccd in enumerate(self.ccd_list):
+            data[i] = ccd.data
+            mask[i] = ~np.isfinite(ccd.data)
             if ccd.mask is not None:
-                bad |= np.asarray(ccd.mask, dtype=bool)
+                mask[i] |= np.asarray(ccd.mask, dtype=bool)
         self.data_arr = np.ma.masked_array(data, mask)
         self.weights = None
         self.scaling = None
@@ -240,15 +240,15 @@ class Combiner:
         """
         low, high = nlow or 0, nhigh or 0
         order = np.argsort(self._filled(None, np.inf), axis=0)
-        mask = np.ma.getmaskarray(self.data_arr).copy()
-        n_frames = len(mask)
-        n_good = n_frames - mask.sum(axis=0, keepdims=True)
+        rejected = np.zeros(order.shape, bool)
+        n_frames = len(order)
+        n_good = n_frames - np.ma.getmaskarray(self.data_arr).sum(axis=0, keepdims=True)
         for place in range(min(low, n_frames)):
-            np.put_along_axis(mask, order[place : place + 1], True, axis=0)
+            np.put_along_axis(rejected, order[place : place + 1], True, axis=0)
         for place in range(min(high, n_frames)):
             last = np.take_along_axis(order, np.maximum(n_good - 1 - place, 0), axis=0)
-            np.put_along_axis(mask, last, True, axis=0)
-        self.data_arr.mask = mask
+            np.put_along_axis(rejected, last, True, axis=0)
+        self._reject(rejected)
 
     def minmax_clipping(self, min_clip: float | None = None, max_clip: float | None = None) -> None:
         """Reject values below or above fixed levels, before scaling.
@@ -261,9 +261,9 @@ class Combiner:
         values = self.data_arr.data
         with np.errstate(invalid="ignore"):
             if min_clip is not None:
-                self.data_arr.mask |= values < min_clip
+                self._reject(values < min_clip)
             if max_clip is not None:
-                self.data_arr.mask |= values > max_clip
+                self._reject(values > max_clip)
 
     def sigma_clipping(
         self,
@@ -297,8 +297,9 @@ class Combiner:
             if name not in _SIGMA_CLIP_KEYWORDS:
                 known = ("low_thresh", "high_thresh", "func", "dev_func", *_SIGMA_CLIP_KEYWORDS)
                 raise unknown_keyword("sigma_clipping", name, known)
+        scaled = self._scaled(None)
         clipped = stats.sigma_clip(
-            self._scaled(None),
+            scaled if scaled.mask.any() else scaled.data,
             sigma_lower=clip_limit(low_thresh),
             sigma_upper=clip_limit(high_thresh),
             maxiters=kwd.get("maxiters", 1),
@@ -308,7 +309,7 @@ class Combiner:
             stdfunc=statistic_name(dev_func),
             masked=True,
         )
-        self.data_arr.mask |= np.ma.getmaskarray(clipped)
+        self._reject(np.ma.getmaskarray(clipped))
 
     def median_combine(
         self,
@@ -415,11 +416,16 @@ class Combiner:
         error, n_used = self._error(deviation)
         return self._result(total, error * n_used, n_used)
 
+    def _reject(self, where: Array) -> None:
+        mask = np.ma.getmaskarray(self.data_arr)
+        mask |= where
+        self.data_arr.mask = mask
+
     def _scaled(self, scale_to: Any) -> Any:
-        """Scaled values as a masked array that shares nothing with `data_arr`'s mask."""
+        """Scaled values with the mask of `data_arr`; not to be changed."""
         scale = self.scaling if scale_to is None else scale_to
         data = self.data_arr.data if scale is None else self.data_arr.data * scale
-        return np.ma.masked_array(data, np.ma.getmaskarray(self.data_arr).copy())
+        return np.ma.masked_array(data, np.ma.getmaskarray(self.data_arr))
 
     def _filled(self, scale_to: Any, fill: float) -> Array:
         """Scaled values as floats, with `fill` where they are masked."""

@@ -136,7 +136,7 @@ def read_frame(
             mtime_ns=status.st_mtime_ns,
         ),
         geometry=geometry,
-        detector=_detector(cards, settings, notes),
+        detector=_detector(settings, notes),
         caveats=tuple(notes.caveats),
         errors=tuple(notes.errors),
     )
@@ -172,7 +172,8 @@ def _number(value: Any) -> float | None:
 def _dimensions(hdu: HduInfo) -> int:
     if hdu.index > 0 and not hdu.compressed and hdu.cards.get("XTENSION") != "IMAGE":
         return 0
-    return int(hdu.cards.get("NAXIS", 0))
+    axes = hdu.cards.get("NAXIS", 0)
+    return axes if isinstance(axes, int) else 0
 
 
 def _find_image(hdus: Sequence[HduInfo], notes: _Notes) -> HduInfo | None:
@@ -202,7 +203,7 @@ def _merged_cards(hdus: Sequence[HduInfo], image: HduInfo) -> dict[str, Any]:
 
 
 def _shape(cards: Cards) -> tuple[int, int]:
-    return int(cards["NAXIS2"]), int(cards["NAXIS1"])
+    return int(float(cards["NAXIS2"])), int(float(cards["NAXIS1"]))
 
 
 def _is_plain_uint16(image: HduInfo) -> bool:
@@ -330,7 +331,7 @@ def _check_amplifiers(cards: Cards, notes: _Notes) -> None:
         )
 
 
-def _detector(cards: Cards, settings: CameraSettings, notes: _Notes) -> Detector:
+def _detector(settings: CameraSettings, notes: _Notes) -> Detector:
     detector = Detector(
         gain_electron_per_adu=settings.gain_electron_per_adu,
         read_noise_electron=settings.read_noise_electron,
@@ -357,7 +358,7 @@ def _geometry(
         notes.error(
             "frame-shape",
             f"the image is {shape[0]} x {shape[1]}, the profile {profile.name} is for "
-            f"{profile.shape[0]} x {profile.shape[1]}; set camera.overscan_section and "  # type: ignore[index]
+            f"{profile.shape[0]} x {profile.shape[1]}; set camera.overscan_section and "
             "camera.trim_section",
         )
         return None

@@ -41,7 +41,7 @@ _COMPRESSED: Final = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open))
 _COMMENTARY: Final = ("COMMENT", "HISTORY", "")
 _PLAIN_CARD: Final = re.compile(
     r"([A-Z0-9_-]{1,8}) *= *"
-    r"(?:'([ -&(-~]*)'|([TF])|([+-]?[0-9]+)"
+    r"(?:'([ -&(-~]+)'|([TF])|([+-]?[0-9]+)"
     r"|([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[EDed][+-]?[0-9]+)?))?"
     r" *(?:/.*)?",
     re.DOTALL,
@@ -347,15 +347,15 @@ def _join_continued(images: list[str]) -> list[str]:
 # A night's headers repeat most of their cards, so that remembering them halves the time.
 @lru_cache(maxsize=16_384)
 def _parse_card(image: str) -> tuple[str, Value]:
-    keyword = image[:8].rstrip()
-    if keyword in _COMMENTARY and len(image) == CARD:
+    keyword, is_one_card = image[:8].rstrip(), len(image) == CARD
+    if keyword in _COMMENTARY and is_one_card:
         return keyword, image[8:].rstrip()
-    plain = _PLAIN_CARD.fullmatch(image) if image[8:10] == "= " else None
-    if plain is None:
+    plain = _PLAIN_CARD.fullmatch(image) if is_one_card and image[8:10] == "= " else None
+    if plain is None or ": " in (plain[2] or ""):  # a string with ": " may be a record
         return _parse_odd_card(image)
     keyword, text, logical, integer, real = plain.groups()
     if text is not None:
-        return (keyword, text.rstrip()) if ": " not in text else _parse_odd_card(image)
+        return keyword, text.rstrip()
     if integer is not None:
         return keyword, int(integer)
     if real is not None:

@@ -23,7 +23,8 @@ def stem(file: str) -> str:
 def output_names(files: Sequence[str], prefix: str) -> list[str]:
     """Names of calibrated frames.
 
-    The prefix keeps them apart from raw frames and other kinds. Where raw frames of different
+    The prefix keeps them apart from raw frames and other kinds; a name that begins with it has
+    it already. Where raw frames of different
     folders share a name, their folders stand in it; a number tells the rest apart.
 
     Parameters
@@ -44,7 +45,8 @@ def output_names(files: Sequence[str], prefix: str) -> list[str]:
         name if counts[name] == 1 else _SUFFIX.sub("", file).replace("/", "-")
         for name, file in zip(names, files, strict=True)
     ]
-    return [f"{prefix}-{name}.fits" for name in numbered(full)]
+    prefixed = [name if name.startswith(f"{prefix}-") else f"{prefix}-{name}" for name in full]
+    return [f"{name}.fits" for name in numbered(prefixed)]
 
 
 def distinct(bases: Sequence[str], details: Sequence[Sequence[str]]) -> list[str]:

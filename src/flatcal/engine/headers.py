@@ -71,7 +71,7 @@ def frame_header(raw: fits.Header, plan: FramePlan) -> fits.Header:
     if plan.filter:
         header["FILTER"] = (plan.filter, "filter")
     header["BUNIT"] = (plan.unit, "unit of the pixel values")
-    _shift_wcs(header, plan.steps, plan.shape)
+    _shift_wcs(header, plan.steps)
     set_state(header, plan.steps)
     return header
 
@@ -133,9 +133,7 @@ def _set_kind(header: fits.Header, kind: Kind | None) -> None:
     header["IMAGETYP"] = (kind.value, "kind of frame")
 
 
-def _shift_wcs(
-    header: fits.Header, steps: Sequence[Step], shape: tuple[int, int] | None
-) -> None:
+def _shift_wcs(header: fits.Header, steps: Sequence[Step]) -> None:
     """Sections that no longer hold go; reference pixels follow the trimming."""
     trim = next((step for step in steps if step.name == "trim_image"), None)
     if trim is None or trim.section is None:
@@ -160,14 +158,14 @@ def set_state(header: fits.Header, steps: Sequence[Step]) -> None:
         ("TRIMDSEC", "trim_image", "section that was kept"),
     ):
         if name in done:
-            header[keyword] = (done[name].section, comment)  # type: ignore[index]
+            header[keyword] = (done[name].section, comment)
     for keyword, name, comment in (
         ("BIASNAME", "subtract_bias", "master bias"),
         ("DARKNAME", "subtract_dark", "master dark"),
         ("FLATNAME", "flat_correct", "master flat"),
     ):
         if name in done:
-            header[keyword] = (f"{done[name].master}.fits", comment)  # type: ignore[index]
+            header[keyword] = (f"{done[name].master}.fits", comment)
     if "subtract_dark" in done:
         header["DARKSCAL"] = (done["subtract_dark"].scale, "factor of the dark")
 

@@ -11,7 +11,9 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from flatcal.engine.noise import read_variance_adu2
 from flatcal.flags import Flag
+from flatcal.frame import Detector
 from flatcal.io import RawFrame
 from flatcal.kernels import arithmetic
 from flatcal.plan import Step
@@ -155,9 +157,7 @@ class CalibratedFrame:
         Raw values from here on are flagged.
     """
 
-    def __init__(
-        self, raw: RawFrame, preparation: Preparation, saturation_adu: float
-    ) -> None:
+    def __init__(self, raw: RawFrame, preparation: Preparation, saturation_adu: float) -> None:
         self.raw = raw
         self.preparation = preparation
         self.saturation = np.float32(saturation_adu)
@@ -206,25 +206,36 @@ class CalibratedFrame:
             if master is not None and master.flags.size:
                 flags[master.flags[band] != 0] |= np.uint8(flag)
 
-    def std(self, calibrated: Array, gain: float, read_noise: float) -> Array:
+    def level_variance(self, detector: Detector) -> float:
+        """Variance in ADU squared of the overscan level of a row; 0 without an overscan.
+
+        That of a median is pi / 2 times that of a mean.
+        """
+        p = self.preparation
+        if p.overscan is None:
+            return 0.0
+        columns = p.overscan[1]
+        factor: float = 1.0 if p.statistic is np.mean else np.pi / 2
+        return factor * read_variance_adu2(detector) / (columns.stop - columns.start)
+
+    def std(self, calibrated: Array, detector: Detector) -> Array | None:
         """Standard deviation of the calibrated image; see `kernels.arithmetic.propagate`.
 
         Parameters
         ----------
         calibrated : ndarray of float32
             All rows, as `read` gives them.
-        gain, read_noise : float
-            In electron per ADU and electron.
+        detector : Detector
+            The result is None where its gain or read noise is not known.
         """
+        if not detector.noise_known:
+            return None
         p = self.preparation
-        read_variance = (read_noise / gain) ** 2
-        if p.overscan is not None:
-            read_variance += _level_variance(read_variance, p)
         out = np.empty_like(calibrated)
         arithmetic.propagate(
             calibrated,
-            np.float32(read_variance),
-            np.float32(gain),
+            np.float32(read_variance_adu2(detector) + self.level_variance(detector)),
+            np.float32(detector.gain_electron_per_adu),
             _std(p.bias),
             _data(p.dark),
             _std(p.dark),
@@ -235,14 +246,6 @@ class CalibratedFrame:
             out,
         )
         return out
-
-
-def _level_variance(read_variance: float, p: Preparation) -> float:
-    """Variance of the overscan level of a row; that of a median is pi / 2 of a mean's."""
-    assert p.overscan is not None
-    columns = p.overscan[1]
-    factor = 1.0 if p.statistic is np.mean else np.pi / 2
-    return factor * read_variance / (columns.stop - columns.start)
 
 
 def _data(master: Master | None) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from flatcal.engine.masters import CalibratedFrame, Master, prepare
+from flatcal.engine.noise import flat_std, stack_std
 from flatcal.flags import Flag
 from flatcal.io import RawFrame
 from flatcal.kernels.combine import combine_clipped
@@ -53,10 +54,35 @@ class Planes:
         Standard deviation.
     flags : ndarray of uint8
         Flags.
+    std_source : str
+        What the standard deviation comes from.
     """
 
     data: Array
     std: Array | None
+    flags: Array
+    std_source: str = "noise model"
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """An average with what is known of each pixel.
+
+    Attributes
+    ----------
+    data : ndarray of float32
+        The average.
+    error : ndarray of float32
+        Standard error from the scatter of the values kept; NaN below two values.
+    n_used : ndarray of int32
+        Values kept.
+    flags : ndarray of uint8
+        NO_INPUT where no value was good.
+    """
+
+    data: Array
+    error: Array
+    n_used: Array
     flags: Array
 
 
@@ -77,14 +103,8 @@ def calibrate_frame(raw_folder: Path, plan: FramePlan, masters: MasterSource) ->
         data = np.empty(shape, np.float32)
         flags = np.empty(shape, np.uint8)
         frame.read(0, shape[0], data, flags)
-        return Planes(data, _predicted_std(frame, data, plan), flags)
-
-
-def _predicted_std(frame: CalibratedFrame, data: Array, plan: FramePlan) -> Array | None:
-    """Standard deviation by the noise model, None where gain or read noise is not known."""
-    assert plan.detector is not None
-    gain, read_noise = plan.detector.gain_electron_per_adu, plan.detector.read_noise_electron
-    return None if gain is None or read_noise is None else frame.std(data, gain, read_noise)
+        assert plan.detector is not None
+        return Planes(data, frame.std(data, plan.detector), flags)
 
 
 @contextmanager
@@ -115,32 +135,60 @@ def combine_raw(
         ]
         shape = readers[0].preparation.shape
         reads = [reader.read for reader in readers]
-        planes = combine_bands(reads, np.ones(len(reads)), shape, settings, workers)
-        if len(readers) == 1:
-            # One frame has no scatter to tell its noise; the noise model does.
-            planes = replace(planes, std=_predicted_std(readers[0], planes.data, frames[0]))
-        return planes
+        result = combine_bands(reads, np.ones(len(reads)), shape, settings, workers)
+        return _raw_planes(result, readers[0], frames)
+
+
+def _raw_planes(stack: Stack, reader: CalibratedFrame, frames: Sequence[FramePlan]) -> Planes:
+    """Planes of averaged bias or dark frames, which all had the same preparation."""
+    detector = frames[0].detector
+    assert detector is not None
+    if not detector.noise_known:
+        return _scatter_planes(stack, len(frames))
+    bias = reader.preparation.bias
+    std = stack_std(
+        stack.data,
+        stack.n_used,
+        detector,
+        shot=bias is not None,
+        level_variance=reader.level_variance(detector),
+    )
+    if bias is not None and bias.std.size:
+        # The same bias went off every frame: its error does not average down.
+        std = np.hypot(std, bias.std)
+    return Planes(stack.data, std, stack.flags)
+
+
+def _scatter_planes(stack: Stack, n_frames: int) -> Planes:
+    std = _fill_error(stack.error, n_frames)
+    return Planes(stack.data, std, stack.flags, "scatter of the frames")
 
 
 def combine_flats(
     paths: Sequence[Path],
     medians: Sequence[float],
+    frames: Sequence[FramePlan],
     settings: CombineSettings,
     workers: Workers,
 ) -> Planes:
     """Combine calibrated flats, each divided by its median, into a flat of median 1."""
+    levels = np.asarray(medians)
     with ExitStack() as stack:
         opened = [stack.enter_context(fits.open(path, memmap=True)) for path in paths]
         reads = [_calibrated_reader(hdus) for hdus in opened]
-        shape = opened[0][0].shape
-        scales = 1.0 / np.asarray(medians)
-        planes = combine_bands(reads, scales, shape, settings, workers)
-    norm = np.float32(median_of_good(planes.data, planes.flags))
-    planes.data[:] = np.where(planes.flags & Flag.NO_INPUT, np.float32(1), planes.data / norm)
-    if planes.std is not None:
-        planes.std[:] /= norm
-    planes.flags[planes.data <= 0] |= np.uint8(Flag.FLAT_INVALID)
-    return planes
+        result = combine_bands(reads, 1 / levels, opened[0][0].shape, settings, workers)
+    norm = np.float32(median_of_good(result.data, result.flags))
+    result.data[:] /= norm
+    result.error[:] /= norm
+    no_input = result.flags != 0
+    result.data[no_input] = 1
+    result.flags[result.data <= 0] |= np.uint8(Flag.FLAT_INVALID)
+    detector = frames[0].detector
+    assert detector is not None
+    if not detector.noise_known:
+        return _scatter_planes(result, len(frames))
+    std = flat_std(result.data, result.n_used, levels, detector)
+    return Planes(result.data, std, result.flags)
 
 
 def _calibrated_reader(hdus: fits.HDUList) -> ReadBand:
@@ -159,7 +207,7 @@ def combine_bands(
     shape: tuple[int, int],
     settings: CombineSettings,
     workers: Workers,
-) -> Planes:
+) -> Stack:
     """Combine frames in bands of rows, several bands at once.
 
     Parameters
@@ -177,15 +225,15 @@ def combine_bands(
 
     Returns
     -------
-    Planes
+    Stack
         A pixel without a good input has the plain average of the bad ones and NO_INPUT.
-        `std` is that of the average, from the scatter of the frames; None for a single one.
     """
     n, (rows, columns) = len(reads), shape
     band_bytes = min(_BAND_BYTES, workers.memory_bytes // (2 * workers.jobs))
     step = max(1, min(rows, band_bytes // (n * columns * _BYTES_PER_VALUE)))
     data = np.empty(shape, np.float32)
     error = np.empty(shape, np.float32)
+    n_used = np.empty(shape, np.int32)
     flags = np.zeros(shape, np.uint8)
     factors = np.asarray(scales, np.float32)
     low, high = np.float32(settings.low_sigma), np.float32(settings.high_sigma)
@@ -200,10 +248,9 @@ def combine_bands(
         empty = bad.all(axis=0) if bad.any() else None
         instead = None if empty is None else (stack[:, empty] * factors[:, None]).mean(axis=0)
         stack[bad != 0] = np.nan
-        n_used = np.empty(height * columns, np.int32)
         combine_clipped(
             stack.reshape(n, -1), factors, low, high,
-            data[band].reshape(-1), error[band].reshape(-1), n_used,
+            data[band].reshape(-1), error[band].reshape(-1), n_used[band].reshape(-1),
         )  # fmt: skip
         if empty is not None:
             data[band][empty] = instead
@@ -212,7 +259,7 @@ def combine_bands(
     # Each band writes its own rows only, so the result does not depend on their order.
     for done in [workers.pool.submit(combine, start) for start in range(0, rows, step)]:
         done.result()
-    return Planes(data, _fill_error(error, n), flags)
+    return Stack(data, error, n_used, flags)
 
 
 def _fill_error(error: Array, n_frames: int) -> Array | None:

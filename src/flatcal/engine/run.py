@@ -139,7 +139,7 @@ def check_output(raw: Path, out: Path) -> None:
         raise OutputError("output-not-writable", f"{out} cannot be written; choose another folder")
 
 
-class _Failure(Exception):
+class _NotMadeError(Exception):
     """A frame or master that cannot be made, with the reason for its outcome."""
 
     def __init__(self, caveat: Caveat) -> None:
@@ -216,9 +216,7 @@ class _Run:
             return known
         with RawFrame(self.raw / frame.file, storage, frame.shape) as raw:
             digest = raw.sha256()
-        return InputRecord(
-            size_bytes=storage.size_bytes, mtime_ns=storage.mtime_ns, sha256=digest
-        )
+        return InputRecord(size_bytes=storage.size_bytes, mtime_ns=storage.mtime_ns, sha256=digest)
 
     def _fail(self, file: str, error: FlatcalError) -> None:
         logger.warning("%s: %s", file, error)
@@ -233,7 +231,7 @@ class _Run:
     def _try_master(self, master: MasterPlan, make: Callable[[MasterPlan], None]) -> None:
         try:
             make(master)
-        except (_Failure, FrameError) as failure:
+        except (_NotMadeError, FrameError) as failure:
             logger.warning("%s cannot be made: %s", master.name, failure)
         self._step_done(master.name)
 
@@ -241,7 +239,7 @@ class _Run:
         good = [self.frames[file] for file in master.inputs if file not in self.failures]
         if not good:
             slug = "file-broken"
-            raise _Failure(Caveat(slug, f"none of the frames of {master.name} can be used"))
+            raise _NotMadeError(Caveat(slug, f"none of the frames of {master.name} can be used"))
         return good
 
     def _make_raw_master(self, master: MasterPlan) -> None:
@@ -270,7 +268,7 @@ class _Run:
         def make() -> Planes:
             paths = [self.out / part.output for part in parts]
             medians = [part.median_adu for part in parts]
-            return combine_flats(paths, medians, self.plan.config.combine, self.workers)
+            return combine_flats(paths, medians, frames, self.plan.config.combine, self.workers)
 
         self._produce_master(master, frames, recipe, make)
 
@@ -305,7 +303,7 @@ class _Run:
                 plan = self.plan.master(name)
                 product = self.products.get(plan.output)
                 if product is None:
-                    raise _Failure(Caveat("file-broken", f"{name} could not be made"))
+                    raise _NotMadeError(Caveat("file-broken", f"{name} could not be made"))
                 path = self.out / plan.output
                 master = load_master(path, product.recipe, bias_removed=plan.bias_removed)
                 self.masters[name] = master
@@ -324,7 +322,7 @@ class _Run:
     def _try_frame(self, frame: FramePlan) -> None:
         try:
             self._make_frame(frame)
-        except _Failure as failure:
+        except _NotMadeError as failure:
             with self.lock:
                 self.failures[frame.file] = failure.caveat
         except FrameError as error:
@@ -344,9 +342,7 @@ class _Run:
 
     # -- outputs -----------------------------------------------------------------------
 
-    def _recipe(
-        self, operation: str, frames: Sequence[FramePlan], steps: Sequence[Step]
-    ) -> str:
+    def _recipe(self, operation: str, frames: Sequence[FramePlan], steps: Sequence[Step]) -> str:
         """Hash of everything that determines an output made from raw frames."""
         masters = {step.master for step in steps if step.master is not None}
         return recipe_hash(
@@ -364,7 +360,7 @@ class _Run:
     def _product_of(self, master: str) -> ProductRecord:
         product = self.products.get(self.plan.master(master).output)
         if product is None:
-            raise _Failure(Caveat("file-broken", f"{master} could not be made"))
+            raise _NotMadeError(Caveat("file-broken", f"{master} could not be made"))
         return product
 
     def _is_current(self, output: str, recipe: str) -> bool:
@@ -391,7 +387,7 @@ class _Run:
         except (FrameError, OSError):
             ours = False
         if not ours:
-            raise _Failure(
+            raise _NotMadeError(
                 Caveat("output-exists", f"{path} was not written by flatcal; say --overwrite")
             )
 
@@ -405,6 +401,8 @@ class _Run:
         kind: Kind,
     ) -> None:
         n_flagged = int((planes.flags != 0).sum())
+        if planes.std is not None:
+            header["ERRSRC"] = (planes.std_source, "what UNCERT comes from")
         median = median_of_good(planes.data, planes.flags)
         add_flag_legend(header, n_flagged)
         add_inputs(header, [(file, self.inputs[file].sha256) for file in files], recipe)

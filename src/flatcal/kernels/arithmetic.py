@@ -163,6 +163,26 @@ def flag_image(pixels: Array, saturation: Any, flat: Array, flags: Array) -> Non
 
 
 @njit(nogil=True, cache=True)
+def _multiply(row: Array, flat: Array) -> None:
+    for x in range(row.size):
+        row[x] = row[x] * (flat[x] if flat[x] > 0 else row.dtype.type(1))
+
+
+@njit(nogil=True, cache=True)
+def _add_variance(row: Array, std: Array, scale: Any) -> None:
+    for x in range(row.size):
+        scaled = scale * std[x]
+        row[x] += scaled * scaled
+
+
+@njit(nogil=True, cache=True)
+def _add_flat_variance(row: Array, values: Array, flat: Array, flat_std: Array) -> None:
+    for x in range(row.size):
+        relative = values[x] * flat_std[x] / (flat[x] if flat[x] > 0 else row.dtype.type(1))
+        row[x] += relative * relative
+
+
+@njit(nogil=True, cache=True)
 def propagate(
     calibrated: Array,
     read_variance: Any,
@@ -202,28 +222,19 @@ def propagate(
         row = out[y]
         row[:] = values
         if flat.size:
-            for x in range(row.size):
-                row[x] *= flat[y, x] if flat[y, x] > 0 else 1
+            _multiply(row, flat[y])
         if dark.size and not dark_holds_bias:
-            for x in range(row.size):
-                row[x] += dark_scale * dark[y, x]
+            _subtract_scaled(row, dark[y], -dark_scale)
         for x in range(row.size):
             row[x] = max(row[x], 0) / gain + read_variance
         if bias_std.size:
-            for x in range(row.size):
-                row[x] += bias_std[y, x] * bias_std[y, x]
+            _add_variance(row, bias_std[y], bias_std.dtype.type(1))
         if dark_std.size:
-            for x in range(row.size):
-                scaled = dark_scale * dark_std[y, x]
-                row[x] += scaled * scaled
+            _add_variance(row, dark_std[y], dark_scale)
         if flat.size:
-            for x in range(row.size):
-                f = flat[y, x] if flat[y, x] > 0 else flat.dtype.type(1)
-                row[x] /= f * f
+            _divide(row, flat[y])
+            _divide(row, flat[y])
         if flat_std.size:
-            for x in range(row.size):
-                f = flat[y, x] if flat[y, x] > 0 else flat.dtype.type(1)
-                relative = values[x] * flat_std[y, x] / f
-                row[x] += relative * relative
+            _add_flat_variance(row, values, flat[y], flat_std[y])
         for x in range(row.size):
             row[x] = np.sqrt(row[x])

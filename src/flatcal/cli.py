@@ -1,0 +1,223 @@
+"""The command line: parse, call one function, print, exit with a code.
+
+Imports that cost time stand inside the commands that need them, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flatcal._version import __version__
+
+if TYPE_CHECKING:
+    from flatcal.recipe import Config
+
+EXIT_FRAME_FAILED = 1
+EXIT_USAGE = 2
+EXIT_PLAN_REFUSES = 3
+
+app = typer.Typer(
+    name="flatcal",
+    help="Calibrate CCD and CMOS frames: plan, explain, validate, run.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="Configuration files.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+RawFolder = Annotated[Path, typer.Argument(metavar="RAW", help="Folder of raw frames.")]
+OutFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Output folder.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", metavar="FILE", help="Configuration in TOML.")
+]
+KindRules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kind",
+        metavar="KIND=PATTERN",
+        help="Say what frames are, for example 'flat=flat-*'. May be repeated.",
+    ),
+]
+FullSize = Annotated[bool, typer.Option("--full-size", help="The real geometry of the cameras.")]
+CameraName = Annotated[str, typer.Option("--camera", help="lfc, cg16m or both.")]
+
+
+def main() -> None:
+    """Entry point: every error on purpose becomes one line and an exit code."""
+    from flatcal.errors import FlatcalError  # noqa: PLC0415
+
+    try:
+        app(standalone_mode=True)
+    except FlatcalError as error:
+        typer.echo(f"flatcal: {error}", err=True)
+        sys.exit(EXIT_USAGE)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"flatcal {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.")
+    ] = 0,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    level = (logging.ERROR, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+
+
+@app.command()
+def inspect(raw: RawFolder, config: ConfigFile = None, kind: KindRules = None) -> None:
+    """Show what is in a folder: kinds, exposures, filters, temperatures, and what is wrong."""
+    from flatcal.index import find_frames  # noqa: PLC0415
+    from flatcal.report.terminal import print_frames  # noqa: PLC0415
+
+    print_frames(find_frames(raw, _config(config, kind)))
+
+
+@app.command()
+def plan(
+    raw: RawFolder,
+    config: ConfigFile = None,
+    kind: KindRules = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The whole plan as JSON.")] = False,
+) -> None:
+    """Show what would be done to each frame and why; exit 3 when a frame cannot be calibrated."""
+    from flatcal.plan import build_plan  # noqa: PLC0415
+    from flatcal.report.terminal import print_plan  # noqa: PLC0415
+
+    made = build_plan(raw, _config(config, kind))
+    if as_json:
+        typer.echo(made.model_dump_json(indent=1))
+    else:
+        print_plan(made)
+    if made.refused:
+        raise typer.Exit(EXIT_PLAN_REFUSES)
+
+
+@app.command()
+def run(
+    raw: RawFolder,
+    out: OutFolder,
+    config: ConfigFile = None,
+    kind: KindRules = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Threads; all cores by default.")
+    ] = None,
+    memory: Annotated[
+        str, typer.Option("--memory", metavar="SIZE", help="For row bands in work, as 512MiB.")
+    ] = "2GiB",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that flatcal did not write.")
+    ] = False,
+) -> None:
+    """Calibrate a night: masters, flats, master flats, science; exit 1 when a frame failed."""
+    from flatcal.engine.run import run_plan  # noqa: PLC0415
+    from flatcal.plan import build_plan  # noqa: PLC0415
+    from flatcal.report.terminal import print_result, progress_bar  # noqa: PLC0415
+
+    memory_bytes = parse_size(memory)
+    made = build_plan(raw, _config(config, kind))
+    with progress_bar() as progress:
+        result = run_plan(
+            made,
+            out,
+            jobs=jobs,
+            memory_bytes=memory_bytes,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    print_result(result)
+    if result.failed:
+        raise typer.Exit(EXIT_FRAME_FAILED)
+
+
+@app.command()
+def show(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="FITS image.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="PNG", help="Picture to write.")
+    ] = None,
+) -> None:
+    """Write a picture of an image, stretched by percentiles, with a colour bar."""
+    from flatcal.report.show import show_file  # noqa: PLC0415
+
+    typer.echo(show_file(file, output))
+
+
+@app.command()
+def simulate(out: OutFolder, camera: CameraName = "both", full_size: FullSize = False) -> None:
+    """Write simulated raw nights of two cameras, with the truth beside them."""
+    from flatcal.demo import simulate_nights  # noqa: PLC0415
+
+    for night in simulate_nights(out, camera, full_size=full_size):
+        typer.echo(f"{night.raw}  (settings {night.config}, truth {night.truth_file})")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Argument(metavar="[OUT]", help="Output folder.")] = Path("demo"),
+    camera: CameraName = "both",
+    full_size: FullSize = False,
+) -> None:
+    """Simulate the guide's two nights, reduce them, and compare the result with the truth."""
+    from flatcal.demo import run_demo  # noqa: PLC0415
+
+    if not run_demo(out, camera, full_size=full_size):
+        raise typer.Exit(EXIT_FRAME_FAILED)
+
+
+@config_app.command("init")
+def config_init(
+    raw: RawFolder,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="File to write.")
+    ] = None,
+) -> None:
+    """Draft a configuration for the camera of a folder, with what its headers say."""
+    from flatcal.draft import draft_config  # noqa: PLC0415
+    from flatcal.errors import OutputError  # noqa: PLC0415
+    from flatcal.io import write_text  # noqa: PLC0415
+
+    text = draft_config(raw)
+    if output is None:
+        typer.echo(text, nl=False)
+        return
+    if output.exists():
+        raise OutputError("output-exists", f"{output} is there already; choose another name")
+    write_text(output, text)
+    typer.echo(f"wrote {output}")
+
+
+def _config(path: Path | None, kinds: list[str] | None) -> Config:
+    from flatcal.recipe import Config, load_config  # noqa: PLC0415
+
+    config = Config() if path is None else load_config(path)
+    return config.with_kinds(kinds or ())
+
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?))?B?\s*", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as 512MiB, 2GiB, 1.5GB or 1000000."""
+    from flatcal.errors import ConfigError  # noqa: PLC0415
+
+    match = _SIZE.fullmatch(text)
+    if match is None or float(match[1]) <= 0:
+        raise ConfigError("bad-config", f"--memory {text!r} is not a size such as 512MiB or 2GiB")
+    base = 1024 if match[3] else 1000
+    power = " KMGT".index((match[2] or " ").upper())
+    return int(float(match[1]) * base**power)

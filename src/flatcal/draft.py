@@ -1,0 +1,99 @@
+"""A configuration drafted for a folder: what its headers say, ready to be corrected."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from flatcal.camera import find_profile_by_name
+from flatcal.frame import Frame, Kind
+from flatcal.index import find_frames
+from flatcal.recipe import Config, DarkSettings
+from flatcal.section import format_section
+
+
+def draft_config(raw: str | Path) -> str:
+    """Draft a configuration for the commonest camera of a folder.
+
+    Parameters
+    ----------
+    raw : str or Path
+        Folder of raw frames.
+
+    Returns
+    -------
+    str
+        TOML that `load_config` reads. What the headers do not tell is there as a comment.
+    """
+    frames = find_frames(raw, Config())
+    known = [frame for frame in frames if frame.setup is not None]
+    counts = Counter(frame.setup for frame in known)
+    setup = counts.most_common(1)[0][0] if counts else None
+    camera = setup.camera if setup is not None else "unknown camera"
+    shape = f"{setup.shape[0]} rows x {setup.shape[1]} columns" if setup is not None else "unknown"
+    example = next((frame for frame in known if frame.setup == setup), None)
+    lines = [
+        f"# Configuration for {camera}, {shape}.",
+        "# Lines that begin with '#' are defaults or examples; take the sign away to set them.",
+        "",
+        "[camera]",
+        *_camera_lines(camera, example),
+        "",
+        *_kind_lines(frames),
+        *_dark_lines(),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _camera_lines(camera: str, example: Frame | None) -> list[str]:
+    profile = find_profile_by_name(camera)
+    if profile.name:
+        return [f"# The profile of this camera applies ({profile.source})."]
+    lines = [
+        "# Sections are FITS text, x first, counted from 1, both ends included; 'none' uses none.",
+        *_section_lines(example),
+        "# Needed for the UNCERT plane; flat and bias pairs measure them.",
+        "# gain_electron_per_adu = 1.0",
+        "# read_noise_electron = 10.0",
+        "# Raw values from here on are flagged as saturated.",
+        "# saturation_adu = 65535",
+    ]
+    if example is not None and example.exposure_time_s is None:
+        lines += ['# exposure_keyword = "EXPTIME"', '# exposure_unit = "s"']
+    return lines
+
+
+def _section_lines(example: Frame | None) -> list[str]:
+    geometry = example.geometry if example is not None else None
+    lines = []
+    for name in ("overscan_section", "trim_section"):
+        section = getattr(geometry, name) if geometry is not None else None
+        text = "none" if section is None else format_section(section)
+        lines.append(f'{name} = "{text}"')
+    return lines
+
+
+def _kind_lines(frames: tuple[Frame, ...]) -> list[str]:
+    unknown = [f for f in frames if any(error.slug == "kind-unknown" for error in f.errors)]
+    hinted = [f for f in frames if any(caveat.slug == "kind-hint" for caveat in f.caveats)]
+    lines = []
+    if unknown or hinted:
+        files = ", ".join(frame.file for frame in (unknown + hinted)[:3])
+        lines.append(f"# Say what these frames are, and the like: {files}")
+    for kind in Kind:
+        lines += [
+            "# [[kinds]]",
+            f'# kind = "{kind}"',
+            f'# file = "{kind}*"',
+            f'# header = {{ IMAGETYP = "{kind.capitalize()} Frame" }}',
+            "",
+        ]
+    return lines
+
+
+def _dark_lines() -> list[str]:
+    settings = DarkSettings()
+    names = ("tolerance_s", "temperature_tolerance_c", "scale", "scale_up")
+    values = [f"# {name} = {json.dumps(getattr(settings, name))}" for name in names]
+    return ["[dark]", *values, "# required = true"]

@@ -1,0 +1,201 @@
+"""What a person reads in the terminal: tables of frames, plans and results."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from flatcal.engine.run import RunResult
+from flatcal.frame import Caveat, Frame
+from flatcal.plan import FramePlan, MasterPlan, Plan
+from flatcal.records import Status
+
+_FILES_SHOWN = 3
+
+
+def _console() -> Console:
+    return Console(highlight=False, soft_wrap=False)
+
+
+def print_frames(frames: Sequence[Frame]) -> None:
+    """What is in a folder, alike frames together, and what is wrong with them."""
+    console = _console()
+    table = _table(None, "kind", "frames", "exposure s", "filter", "set C", "shape", "camera")
+    groups: dict[tuple[str, ...], list[Frame]] = {}
+    for frame in frames:
+        groups.setdefault(_likeness(frame), []).append(frame)
+    for key, members in sorted(groups.items()):
+        kind, exposure, filter_, temperature, shape, camera = key
+        table.add_row(
+            kind, str(len(members)), exposure.lstrip(), filter_, temperature, shape, camera
+        )
+    console.print(table)
+    setups = {(f.setup.shape, f.setup.binning) for f in frames if f.setup is not None}
+    if len(setups) > 1:
+        console.print(
+            f"{len(setups)} image sizes or binnings: frames match only their own [mixed-binning]",
+            markup=False,
+        )
+    _print_caveats(console, "errors", ((f.file, f.errors) for f in frames))
+    _print_caveats(console, "caveats", ((f.file, f.caveats) for f in frames))
+
+
+def _likeness(frame: Frame) -> tuple[str, ...]:
+    setup = frame.setup
+    exposure = frame.exposure_time_s
+    return (
+        frame.kind.value if frame.kind else "?",
+        "" if exposure is None else f"{exposure:12.6g}",
+        "" if frame.kind is not None and frame.kind.value in ("bias", "dark") else frame.filter,
+        "" if frame.set_temperature_c is None else f"{frame.set_temperature_c:g}",
+        "" if setup is None else f"{setup.shape[0]} x {setup.shape[1]}",
+        "" if setup is None else setup.camera,
+    )
+
+
+def print_plan(plan: Plan) -> None:
+    """The masters, the frames with equal decisions together, and what is refused."""
+    console = _console()
+    if plan.masters:
+        table = _table("masters", "master", "made of", "each frame first")
+        for master in plan.masters:
+            table.add_row(master.name, master.reason, _master_steps(master))
+        console.print(table)
+    table = _table("frames", "kind", "frames", "steps", "why")
+    for members in _equal_decisions(f for f in plan.frames if f.action == "calibrate"):
+        first = members[0]
+        steps = "\n".join(str(step) for step in first.steps)
+        table.add_row(_kind(first), _files(members), steps, _why(first))
+    if table.row_count:
+        console.print(table)
+    _print_caveats(console, "caveats", ((f.file, f.caveats) for f in plan.frames))
+    _print_caveats(console, "cannot be calibrated", ((f.file, f.errors) for f in plan.frames))
+    used = Counter(f.action for f in plan.frames)
+    console.print(
+        f"{len(plan.frames)} frames: {used['combine']} into masters, "
+        f"{used['calibrate']} to calibrate, {used['refuse']} refused"
+    )
+
+
+def _kind(frame: FramePlan) -> str:
+    return "?" if frame.kind is None else frame.kind.value
+
+
+def _master_steps(master: MasterPlan) -> str:
+    if master.steps:
+        return "\n".join(str(step) for step in master.steps)
+    if master.kind.value == "flat":
+        return "calibrated as below, over its median"
+    return "as it is"
+
+
+def _equal_decisions(frames: Iterable[FramePlan]) -> list[list[FramePlan]]:
+    groups: dict[tuple[str, str, str], list[FramePlan]] = {}
+    for frame in frames:
+        steps = "\n".join(str(step) for step in frame.steps)
+        groups.setdefault((_kind(frame), frame.filter, steps), []).append(frame)
+    return list(groups.values())
+
+
+def _why(frame: FramePlan) -> str:
+    """The reasons that are not said by the sections."""
+    reasons = [step.reason for step in frame.steps if step.name.startswith("subtract_")]
+    return "\n".join(reason for reason in reasons if not reason.startswith("overscan:"))
+
+
+def _files(frames: Sequence[FramePlan]) -> str:
+    names = [frame.file for frame in frames]
+    if len(names) <= _FILES_SHOWN:
+        return escape("\n".join(names))
+    return escape(f"{names[0]}\n... {len(names)} frames ...\n{names[-1]}")
+
+
+def print_result(result: RunResult) -> None:
+    """What a run did."""
+    console = _console()
+    record = result.record
+    if result.n_made:
+        table = _table("outputs", "file", "inputs", "median", "flagged")
+        products = sorted(record.products.values(), key=lambda p: (p.kind.value, p.output))
+        for product in products:
+            table.add_row(
+                escape(product.output),
+                str(len(product.inputs)),
+                f"{product.median_adu:.5g}",
+                str(product.n_flagged),
+            )
+        console.print(table)
+    outcomes = record.outcomes
+    _print_caveats(console, "caveats", ((o.file, o.caveats) for o in outcomes))
+    _print_caveats(console, "failed", ((o.file, o.errors) for o in outcomes))
+    if result.left_over:
+        shown = ", ".join(result.left_over[:_FILES_SHOWN])
+        console.print(
+            f"{len(result.left_over)} files of an earlier run are not in this plan: {shown}",
+            markup=False,
+        )
+    status = Counter(o.status for o in outcomes)
+    console.print(
+        f"{len(outcomes)} frames: {status[Status.USED]} used in masters, "
+        f"{status[Status.CALIBRATED]} calibrated, {status[Status.FAILED]} failed"
+    )
+    if result.n_made:
+        console.print(
+            f"{result.n_made} outputs written, {result.n_current} up to date, in "
+            f"{record.seconds:.1f} s: {result.out}",
+            markup=False,
+        )
+    else:
+        console.print(f"everything is up to date: {result.out}", markup=False)
+
+
+def _table(title: str | None, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold", show_lines=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _print_caveats(
+    console: Console, title: str, notes: Iterable[tuple[str, Sequence[Caveat]]]
+) -> None:
+    """Equal caveats once, with the files that have them."""
+    files: dict[Caveat, list[str]] = {}
+    for file, caveats in notes:
+        for caveat in caveats:
+            files.setdefault(caveat, []).append(file)
+    if not files:
+        return
+    console.print(f"{title}:", style="bold")
+    for caveat, names in files.items():
+        shown = ", ".join(names[:_FILES_SHOWN])
+        more = f" and {len(names) - _FILES_SHOWN} more" if len(names) > _FILES_SHOWN else ""
+        console.print(f"  {shown}{more}: {caveat.text} [{caveat.slug}]", markup=False)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    console = Console(stderr=True)
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("starting", total=None)
+
+        def progress(what: str, done: int, total: int) -> None:
+            bar.update(task, description=escape(what[-40:]), completed=done, total=total)
+
+        yield progress
