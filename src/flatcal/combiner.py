@@ -298,8 +298,9 @@ class Combiner:
                 known = ("low_thresh", "high_thresh", "func", "dev_func", *_SIGMA_CLIP_KEYWORDS)
                 raise unknown_keyword("sigma_clipping", name, known)
         scaled = self._scaled(None)
+        has_mask = scaled.mask.any()
         clipped = stats.sigma_clip(
-            scaled if scaled.mask.any() else scaled.data,
+            scaled if has_mask else scaled.data,
             sigma_lower=clip_limit(low_thresh),
             sigma_upper=clip_limit(high_thresh),
             maxiters=kwd.get("maxiters", 1),
@@ -308,6 +309,7 @@ class Combiner:
             cenfunc=statistic_name(func),
             stdfunc=statistic_name(dev_func),
             masked=True,
+            copy=has_mask or bool(kwd),
         )
         self._reject(np.ma.getmaskarray(clipped))
 
@@ -417,9 +419,8 @@ class Combiner:
         return self._result(total, error * n_used, n_used)
 
     def _reject(self, where: Array) -> None:
-        mask = np.ma.getmaskarray(self.data_arr)
+        mask = np.ma.getmaskarray(self.data_arr)  # the mask itself, not a copy
         mask |= where
-        self.data_arr.mask = mask
 
     def _scaled(self, scale_to: Any) -> Any:
         """Scaled values with the mask of `data_arr`; not to be changed."""
@@ -428,10 +429,11 @@ class Combiner:
         return np.ma.masked_array(data, np.ma.getmaskarray(self.data_arr))
 
     def _filled(self, scale_to: Any, fill: float) -> Array:
-        """Scaled values as floats, with `fill` where they are masked."""
+        """Scaled values as floats, with `fill` where they are masked; not to be changed."""
         scaled = self._scaled(scale_to)
         dtype = np.dtype(np.float32 if np.dtype(self.dtype) == np.float32 else np.float64)
-        return np.where(scaled.mask, dtype.type(fill), scaled.data).astype(dtype, copy=False)
+        values = scaled.data.astype(dtype, copy=False)
+        return np.where(scaled.mask, dtype.type(fill), values) if scaled.mask.any() else values
 
     def _good_weights(self) -> Array:
         """Weights as float64 of the shape of the data, zero where a value is masked."""

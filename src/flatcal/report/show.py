@@ -107,7 +107,11 @@ def show_image(
     )
     if show_colorbar:
         # These fractions make the bar as high as a square image.
-        ax.figure.colorbar(drawn, ax=ax, label=unit, fraction=0.046 * rows / columns, pad=0.04)
+        bar = ax.figure.colorbar(
+            drawn, ax=ax, label=unit, fraction=0.046 * rows / columns, pad=0.04
+        )
+        # A norm that clips would put ticks beyond the ends of the bar onto its ends.
+        bar.set_ticks([tick for tick in bar.get_ticks() if norm.vmin <= tick <= norm.vmax])
     if not show_ticks:
         ax.tick_params(left=False, bottom=False, labelleft=False, labelbottom=False)
     return ax
@@ -137,9 +141,9 @@ def save_png(image: CCDData | npt.ArrayLike, path: str | Path, title: str = "") 
     OSError
         The file cannot be written.
     """
-    figure = Figure(figsize=(10, 10), layout="constrained")
+    figure = Figure(figsize=(10, 10))
     show_image(image, cmap="gray", fig=figure).set_title(title)
-    figure.savefig(path, format="png", dpi=100)
+    figure.savefig(path, format="png", dpi=100, bbox_inches="tight")
     return Path(path)
 
 

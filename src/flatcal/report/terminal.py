@@ -69,9 +69,7 @@ def print_plan(plan: Plan) -> None:
         console.print(table)
     table = _table("frames", "kind", "frames", "steps", "why")
     for members in _equal_decisions(f for f in plan.frames if f.action == "calibrate"):
-        first = members[0]
-        steps = "\n".join(str(step) for step in first.steps)
-        table.add_row(_kind(first), _files(members), steps, _why(first))
+        table.add_row(_kind(members[0]), _files(members), _steps(members), _why(members))
     if table.row_count:
         console.print(table)
     _print_caveats(console, "caveats", ((f.file, f.caveats) for f in plan.frames))
@@ -98,15 +96,31 @@ def _master_steps(master: MasterPlan) -> str:
 def _equal_decisions(frames: Iterable[FramePlan]) -> list[list[FramePlan]]:
     groups: dict[tuple[str, str, str], list[FramePlan]] = {}
     for frame in frames:
-        steps = "\n".join(str(step) for step in frame.steps)
+        # Frames whose darks differ in their factor alone are one decision.
+        steps = "\n".join(str(step.model_copy(update={"scale": 1.0})) for step in frame.steps)
         groups.setdefault((_kind(frame), frame.filter, steps), []).append(frame)
     return list(groups.values())
 
 
-def _why(frame: FramePlan) -> str:
-    """The reasons that are not said by the sections."""
-    reasons = [step.reason for step in frame.steps if step.name.startswith("subtract_")]
-    return "\n".join(reason for reason in reasons if not reason.startswith("overscan:"))
+def _steps(members: Sequence[FramePlan]) -> str:
+    """The steps of the first frame, with the range of the dark's factor over all."""
+    lines = []
+    for place, step in enumerate(members[0].steps):
+        scales = [frame.steps[place].scale for frame in members]
+        spread = f" to {max(scales):.4g}" if max(scales) > min(scales) else ""
+        lowest = step.model_copy(update={"scale": min(scales)})
+        lines.append(f"{lowest}{spread}")
+    return "\n".join(lines)
+
+
+def _why(members: Sequence[FramePlan]) -> str:
+    """The reasons that are not said by the sections, those of the first frame for all."""
+    steps = [step for step in members[0].steps if step.name in ("subtract_bias", "subtract_dark")]
+    reasons = [step.reason for step in steps]
+    exposures = [frame.exposure_time_s or 0.0 for frame in members]
+    if len(set(exposures)) > 1:
+        reasons.append(f"and alike for {min(exposures):g} to {max(exposures):g} s")
+    return "\n".join(reasons)
 
 
 def _files(frames: Sequence[FramePlan]) -> str:

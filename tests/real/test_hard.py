@@ -1,0 +1,86 @@
+"""Awkward real files: each is named in the result with what was done and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flatcal import Config, build_plan, run_plan
+from flatcal.engine.run import RunResult
+from flatcal.recipe import ScienceSettings
+
+# File, slug of the error that it gets when nothing is said about it.
+REFUSED = {
+    "comma-exptime/Bias_ASIImg_frame0001.fit": "kind-unknown",
+    "comma-exptime/Dark_ASIImg_10sec_frame0001.fit": "kind-unknown",
+    "comma-exptime/Flat_ASIImg_frame0001.fit": "kind-unknown",
+    "dark-subtracted-in-camera/L2-flat-hg-360.00000000.FIT": "no-flat",
+    "dark-subtracted-in-camera/L2-flat-red-180.00000000.FIT": "dark-in-camera",
+    "mef/flat-mef.fits": "multi-extension",
+    "mef/science-mef.fits": "multi-extension",
+    "rice/coj2m002-en12-20200321-0023-w00.fits.fz": "no-dark",
+    "spaced-biassec/a8280271.fits": "no-dark",
+    "string-exptime/IC310_1.fits": "kind-unknown",
+    "string-exptime/bias_1.fits": "kind-unknown",
+    "string-exptime/bias_2.fits": "kind-unknown",
+    "string-exptime/flats01.fits": "kind-unknown",
+    "string-exptime/flats02.fits": "kind-unknown",
+    "truncated/Flat_ASIImg_frame0007.fit": "file-broken",
+    "two-amps/b1003.fits": "several-amplifiers",
+    "two-amps/b1020.fits": "several-amplifiers",
+    "two-amps/b1021.fits": "several-amplifiers",
+}
+USED = "dark-subtracted-in-camera/L2-dark-flat-360.00000000.DARK.FIT"
+
+
+@pytest.fixture(scope="module")
+def hard(data_folder: Path) -> Path:
+    return data_folder / "hard"
+
+
+def run(raw: Path, out: Path, config: Config) -> RunResult:
+    return run_plan(build_plan(raw, config), out)
+
+
+def test_every_file_is_named_with_its_reason(hard: Path, tmp_path: Path) -> None:
+    result = run(hard, tmp_path, Config())
+    slugs = {o.file: o.errors[0].slug for o in result.record.outcomes if o.errors}
+    assert slugs == REFUSED
+    used = [o for o in result.record.outcomes if not o.errors]
+    assert [(o.file, o.part_of) for o in used] == [(USED, "master_dark_360s")]
+
+
+def test_decimal_comma_is_read_and_named(hard: Path, tmp_path: Path) -> None:
+    """EXPTIME = 6,4E-05; EXPOINUS in the same header says 64 microseconds."""
+    kinds = ["bias=Bias*", "dark=Dark*", "flat=Flat*"]
+    result = run(hard / "comma-exptime", tmp_path, Config().with_kinds(kinds))
+    bias, dark, flat = result.record.outcomes
+    assert "exposure-text" in {c.slug for c in bias.caveats}
+    assert (bias.status, dark.status, flat.status) == ("used", "used", "calibrated")
+    plan = build_plan(hard / "comma-exptime", Config().with_kinds(kinds))
+    assert plan.frames[0].exposure_time_s == pytest.approx(64e-6)
+    assert [s.name for s in plan.frames[2].steps] == ["subtract_bias", "subtract_dark"]
+
+
+def test_text_exposure_is_read_and_named(hard: Path, tmp_path: Path) -> None:
+    config = Config().with_kinds(["bias=bias_*", "flat=flats*", "science=IC310*"])
+    config = config.model_copy(update={"dark": config.dark.model_copy(update={"required": False})})
+    result = run(hard / "string-exptime", tmp_path, config)
+    assert [o.status for o in result.record.outcomes] == [
+        "calibrated", "used", "used", "calibrated", "calibrated",
+    ]  # fmt: skip
+    assert all("exposure-text" in {c.slug for c in o.caveats} for o in result.record.outcomes)
+
+
+def test_compressed_image_in_the_second_hdu_is_read(hard: Path, tmp_path: Path) -> None:
+    """No bias or dark fits it, so it is made its own dark to go through the whole way."""
+    config = Config(science=ScienceSettings(flat_required=False)).with_kinds(["dark=coj*"])
+    result = run(hard / "rice", tmp_path, config)
+    assert [o.part_of for o in result.record.outcomes] == ["master_dark_40.027s"]
+    assert result.record.products["masters/master_dark_40.027s.fits"].median_adu > 100
+
+
+def test_section_with_spaces_is_understood(hard: Path) -> None:
+    frame = build_plan(hard / "spaced-biassec", Config().with_kinds(["dark=*"])).masters[0]
+    assert [step.section for step in frame.steps] == ["[4:13,1:520]", "[17:528,1:520]"]
