@@ -23,7 +23,7 @@ _HOME = {
     "RunResult": "engine.run",
     "build_plan": "plan",
     "ccd_process": "steps",
-    "combine": "combine",
+    "combine": "combining",
     "conf": "steps",
     "create_deviation": "steps",
     "find_nearest_dark_exposure": "steps",

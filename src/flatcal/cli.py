@@ -44,6 +44,20 @@ KindRules = Annotated[
         help="Say what frames are, for example 'flat=flat-*'. May be repeated.",
     ),
 ]
+
+
+def _start_logging(verbose: int) -> int:
+    level = (logging.ERROR, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    return verbose
+
+
+Verbose = Annotated[
+    int,
+    typer.Option(
+        "--verbose", "-v", count=True, callback=_start_logging, help="Say more; -vv says all."
+    ),
+]
 FullSize = Annotated[bool, typer.Option("--full-size", help="The real geometry of the cameras.")]
 CameraName = Annotated[str, typer.Option("--camera", help="lfc, cg16m or both.")]
 
@@ -67,19 +81,17 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def _common(
-    verbose: Annotated[
-        int, typer.Option("--verbose", "-v", count=True, help="Say more; -vv says all.")
-    ] = 0,
     _version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    level = (logging.ERROR, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    """Options of the program itself."""
 
 
 @app.command()
-def inspect(raw: RawFolder, config: ConfigFile = None, kind: KindRules = None) -> None:
+def inspect(
+    raw: RawFolder, config: ConfigFile = None, kind: KindRules = None, _verbose: Verbose = 0
+) -> None:
     """Show what is in a folder: kinds, exposures, filters, temperatures, and what is wrong."""
     from flatcal.index import find_frames  # noqa: PLC0415
     from flatcal.report.terminal import print_frames  # noqa: PLC0415
@@ -93,6 +105,7 @@ def plan(
     config: ConfigFile = None,
     kind: KindRules = None,
     as_json: Annotated[bool, typer.Option("--json", help="The whole plan as JSON.")] = False,
+    _verbose: Verbose = 0,
 ) -> None:
     """Show what would be done to each frame and why; exit 3 when a frame cannot be calibrated."""
     from flatcal.plan import build_plan  # noqa: PLC0415
@@ -122,6 +135,7 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that flatcal did not write.")
     ] = False,
+    _verbose: Verbose = 0,
 ) -> None:
     """Calibrate a night: masters, flats, master flats, science; exit 1 when a frame failed."""
     from flatcal.engine.run import run_plan  # noqa: PLC0415

@@ -7,6 +7,7 @@ it unusable an error of the frame, each with the values and the remedy.
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from flatcal.camera import CameraProfile, CameraSettings, Cards, KindRule, find_
 from flatcal.errors import FrameError, SectionError
 from flatcal.frame import Caveat, Detector, Frame, Geometry, Kind, Setup, Storage
 from flatcal.headers import HduInfo, scan_hdus
+from flatcal.io import quiet_astropy
 from flatcal.section import Section, parse_section
 
 # How the field spells the kinds, in lower case without spaces and signs.
@@ -32,7 +34,7 @@ _KIND_WORDS: Final[dict[str, Kind]] = {
         Kind.SCIENCE,
     ),
 }
-_NAME_WORD: Final = re.compile(r"(?<![a-z])(bias|zero|dark|flat)(?:e?s)?(?![a-z])")
+_NAME_WORD: Final = re.compile(r"(?<![a-z])(bias|zero|dark|flat)(?:e?s)?(?![a-z])", re.IGNORECASE)
 _UNIT_WORDS: Final[dict[str, str]] = {
     **dict.fromkeys(("adu", "adus", "count", "counts", "dn", "ct"), "adu"),
     **dict.fromkeys(("electron", "electrons", "e", "e-", "el"), "electron"),
@@ -78,8 +80,15 @@ def read_frame(
     """
     path = root / file
     notes = _Notes()
+    printable = os.fsencode(file).decode(errors="backslashreplace")
+    if printable != file:
+        error = Caveat("file-broken", "the name of the file is not UTF-8 text; rename it")
+        return Frame(printable, errors=(error,))
+    if path.exists() and not path.is_file():
+        return Frame(file, errors=(Caveat("file-broken", "a pipe or device, not a file"),))
     try:
-        hdus = scan_hdus(path)
+        with quiet_astropy():
+            hdus = scan_hdus(path)
         status = path.stat()
     except (FrameError, OSError) as error:
         text = error.text if isinstance(error, FrameError) else str(error)
@@ -185,6 +194,10 @@ def _find_image(hdus: Sequence[HduInfo], notes: _Notes) -> HduInfo | None:
         axes = _dimensions(images[0]) if images else 0
         notes.error("image-type", f"an image of 2 axes is needed, the file's has {axes}")
         return None
+    columns, rows = (images[0].cards.get(keyword) for keyword in ("NAXIS1", "NAXIS2"))
+    if not all(isinstance(size, int) and size > 0 for size in (columns, rows)):
+        notes.error("image-type", f"an image of {rows!r} rows x {columns!r} columns has no pixels")
+        return None
     return images[0]
 
 
@@ -245,27 +258,27 @@ def _kind(
     return None, ""
 
 
-def _word_in_name(file: str) -> str | None:
-    """The one kind that the file name speaks of, if it speaks of just one."""
-    words = set(_NAME_WORD.findall(file.rsplit("/", 1)[-1].lower()))
-    if len(words) != 1:
-        return None
-    return _KIND_WORDS[words.pop()].value
+def _kind_in_name(file: str) -> tuple[Kind, str] | None:
+    """The kind that the file name speaks of, if it speaks of just one, and the word as spelt."""
+    words = _NAME_WORD.findall(file.rsplit("/", 1)[-1])
+    kinds = {_KIND_WORDS[word.lower()] for word in words}
+    return (kinds.pop(), words[0]) if len(kinds) == 1 else None
 
 
 def _check_kind(file: str, kind: Kind | None, notes: _Notes) -> None:
-    word = _word_in_name(file)
+    named = _kind_in_name(file)
+    # The pattern has the word as the name spells it: patterns heed the case.
+    example = f"--kind '{named[0]}=*{named[1]}*'" if named else "--kind 'science=PATTERN'"
     if kind is None:
-        example = f"--kind '{word}=*{word}*'" if word else "--kind 'science=PATTERN'"
         notes.error(
             "kind-unknown",
             f"no keyword tells the kind of frame; say it, for example with {example}",
         )
-    elif word is not None and word != kind.value:
+    elif named is not None and named[0] is not kind:
         notes.caveat(
             "kind-hint",
-            f"taken as {kind.value}, but the file name says {word}; if the name is right, say "
-            f"--kind '{word}=*{word}*'",
+            f"taken as {kind}, but the file name says {named[0]}; if the name is right, say "
+            f"{example}",
         )
 
 
@@ -317,8 +330,11 @@ def _unit(cards: Cards, settings: CameraSettings, notes: _Notes) -> str:
 
 
 def _binning(cards: Cards) -> tuple[int, int]:
-    x = _number(_first(cards, ("XBINNING", "CCDXBIN", "BINX"))[1])
-    y = _number(_first(cards, ("YBINNING", "CCDYBIN", "BINY"))[1])
+    # CCDSUM holds both, as in '2 2'.
+    both = _text(cards.get("CCDSUM")).split()
+    x_sum, y_sum = both if len(both) == 2 else (None, None)
+    x = _number(_first(cards, ("XBINNING", "CCDXBIN", "BINX"))[1] or x_sum)
+    y = _number(_first(cards, ("YBINNING", "CCDYBIN", "BINY"))[1] or y_sum)
     return int(x or 1), int(y or 1)
 
 
@@ -364,12 +380,11 @@ def _geometry(
         return None
     try:
         trim, trim_reason = _section(cards, shape, settings.trim_section, _TRIM_KEYS, notes)
-        overscan, reason = _section(cards, shape, settings.overscan_section, _OVERSCAN_KEYS, notes)
+        rows = slice(0, shape[0]) if trim is None else trim[0]
+        overscan, reason = _overscan(cards, shape, settings.overscan_section, rows, notes)
     except SectionError as error:
         notes.error("bad-section", error.text)
         return None
-    if overscan is not None:
-        overscan = _all_rows(overscan, trim, shape, notes)
     return Geometry(
         trim_section=trim if trim != (slice(0, shape[0]), slice(0, shape[1])) else None,
         overscan_section=overscan,
@@ -405,16 +420,26 @@ def _section(
     return None, "none in the header"
 
 
-def _all_rows(
-    overscan: Section, trim: Section | None, shape: tuple[int, int], notes: _Notes
-) -> Section:
-    """The overscan columns over every row that is kept."""
-    rows = trim[0] if trim is not None else slice(0, shape[0])
+def _overscan(
+    cards: Cards, shape: tuple[int, int], setting: str | None, rows: slice, notes: _Notes
+) -> tuple[Section | None, str]:
+    """The overscan columns over the rows that are kept, or None, and who says so."""
+    overscan, reason = _section(cards, shape, setting, _OVERSCAN_KEYS, notes)
+    if overscan is None:
+        return None, reason
     have = overscan[0]
+    told = (
+        f"the overscan covers rows {have.start + 1} to {have.stop}, the image kept rows "
+        f"{rows.start + 1} to {rows.stop}"
+    )
+    covered = min(have.stop, rows.stop) - max(have.start, rows.start)
+    if 2 * covered < rows.stop - rows.start:
+        # Rows above or below the image: their columns hold light in the rows of the image.
+        told += "; only columns beside the image can serve as its overscan"
+        if setting not in (None, "header"):
+            raise SectionError("bad-section", told)
+        notes.caveat("overscan-unknown", f"{reason} is not used: {told}")
+        return None, "none in the header that can be used"
     if have.start > rows.start or have.stop < rows.stop:
-        notes.caveat(
-            "overscan-unknown",
-            f"the overscan covers rows {have.start + 1} to {have.stop}, the image kept rows "
-            f"{rows.start + 1} to {rows.stop}; its columns are used over all of them",
-        )
-    return rows, overscan[1]
+        notes.caveat("overscan-unknown", f"{told}; its columns are used over all of them")
+    return (rows, overscan[1]), reason

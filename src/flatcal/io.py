@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Lock
+from threading import Lock, RLock
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,6 +26,8 @@ from flatcal.frame import Storage
 from flatcal.kernels.arithmetic import decode_uint16
 
 Array = NDArray[Any]
+
+_WARNINGS_LOCK = RLock()
 
 
 class RawFrame:
@@ -109,13 +111,24 @@ class RawFrame:
             decode_uint16(self._pixels[rows, columns], decoded)
             return decoded
         # astropy's lazy HDUs are not meant for several threads at once.
-        with self._lock, _naming(self.path), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with self._lock, _naming(self.path):
             if self._hdus is None:
-                self._hdus = fits.open(self.path, mode="readonly", memmap=False)
+                with quiet_astropy():
+                    self._hdus = fits.open(self.path, mode="readonly", memmap=False)
             # Whole rows: astropy reads a section with fewer columns row by row.
             band = self._hdus[self.storage.hdu].section[rows, :]
         return np.ascontiguousarray(band[:, columns], dtype=dtype)
+
+
+@contextmanager
+def quiet_astropy() -> Iterator[None]:
+    """No warnings about odd headers: planning has named what matters of them already.
+
+    One thread at a time, because the filters of warnings belong to the whole process.
+    """
+    with _WARNINGS_LOCK, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 @contextmanager

@@ -10,6 +10,8 @@ from flatcal.recipe import DarkSettings
 
 # Darks are averaged together when their exposure times agree to this fraction.
 SAME_EXPOSURE = 0.01
+# Binary fractions: 1.1 s is not farther from 1 s than 0.1 s.
+_ROUNDING = 1e-9
 # From this many frames on, a cosmic ray in one of them can be rejected.
 ENOUGH_TO_REJECT = 3
 
@@ -76,20 +78,34 @@ def _sections(frame: Frame) -> tuple[object, bool]:
     return frame.geometry.trim_section, frame.geometry.overscan_section is not None
 
 
+def _same_overscan(a: Frame, b: Frame) -> bool:
+    """Whether the steps of one frame are those of the other, as within a master they must be."""
+    assert a.geometry is not None
+    assert b.geometry is not None
+    return (a.geometry.overscan_section, a.geometry.overscan_statistic) == (
+        b.geometry.overscan_section,
+        b.geometry.overscan_statistic,
+    )
+
+
 def same_temperature(a: Frame, b: Frame, tolerance_c: float) -> bool:
     """Whether set temperatures agree, or both headers are silent."""
     if a.set_temperature_c is None or b.set_temperature_c is None:
         return a.set_temperature_c is b.set_temperature_c
-    return abs(a.set_temperature_c - b.set_temperature_c) <= tolerance_c
+    return abs(a.set_temperature_c - b.set_temperature_c) <= tolerance_c + _ROUNDING
 
 
 def group_bias(frames: Iterable[Frame], settings: DarkSettings) -> tuple[Group, ...]:
     """Bias frames of one set-up and temperature together."""
-    return _group(
-        Kind.BIAS,
-        frames,
-        lambda a, b: same_setup(a, b) and same_temperature(a, b, settings.temperature_tolerance_c),
-    )
+
+    def together(a: Frame, b: Frame) -> bool:
+        return (
+            same_setup(a, b)
+            and _same_overscan(a, b)
+            and same_temperature(a, b, settings.temperature_tolerance_c)
+        )
+
+    return _group(Kind.BIAS, frames, together)
 
 
 def group_darks(frames: Iterable[Frame], settings: DarkSettings) -> tuple[Group, ...]:
@@ -99,6 +115,7 @@ def group_darks(frames: Iterable[Frame], settings: DarkSettings) -> tuple[Group,
         difference = abs(exposure_of(a) - exposure_of(b))
         return (
             same_setup(a, b)
+            and _same_overscan(a, b)
             and same_temperature(a, b, settings.temperature_tolerance_c)
             and difference <= min(settings.tolerance_s, SAME_EXPOSURE * exposure_of(a))
         )
@@ -181,19 +198,26 @@ def choose_dark(
     exposure = exposure_of(frame)
     nearest = min(fitting, key=lambda group: abs(group.exposure_time_s - exposure))
     difference = nearest.exposure_time_s - exposure
-    if abs(difference) <= settings.tolerance_s:
+    if abs(difference) <= settings.tolerance_s + _ROUNDING * exposure:
         reason = (
             f"dark of {nearest.exposure_time_s:g} s for {exposure:g} s: {difference:+.3g} s is "
             f"within {settings.tolerance_s:g} s, so it is not scaled"
         )
         return DarkChoice(nearest, 1.0, False, reason, _few_frames(nearest))
-    if settings.scale == "never" or bias is None:
-        why = "dark.scale is never" if bias is not None else "there is no bias to scale it without"
+    if settings.scale == "never":
+        return _exposure_refusal(frame, nearest, settings, "dark.scale is never")
+    # The bias goes off the frame and off the dark: it must fit both.
+    fitting = [group for group in fitting if bias and choose_bias(group.first, [bias], settings)]
+    if not fitting:
+        why = "there is no bias to scale it without"
         return _exposure_refusal(frame, nearest, settings, why)
     longer = [group for group in fitting if group.exposure_time_s >= exposure]
     if not longer and not settings.scale_up:
         return _exposure_refusal(frame, nearest, settings, "dark.scale_up is not allowed")
-    return _scaled(exposure, longer or fitting, scaled_up=not longer)
+    candidates = longer or [group for group in fitting if group.exposure_time_s > 0]
+    if not candidates:
+        return _exposure_refusal(frame, nearest, settings, "a dark of 0 s holds no current")
+    return _scaled(exposure, candidates, scaled_up=not longer)
 
 
 def _scaled(exposure: float, candidates: Sequence[Group], *, scaled_up: bool) -> DarkChoice:

@@ -7,6 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 _SUFFIX = re.compile(r"\.(fits?|fts)(\.(fz|gz))?$", re.IGNORECASE)
+# What some file system does not take in a name.
+_UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
+# Of the 255 bytes of a name most are left to the prefix, the number and the suffix.
+_LONGEST_BYTES = 200
 
 
 def slug(text: str) -> str:
@@ -24,8 +28,8 @@ def output_names(files: Sequence[str], prefix: str) -> list[str]:
     """Names of calibrated frames.
 
     The prefix keeps them apart from raw frames and other kinds; a name that begins with it has
-    it already. Where raw frames of different
-    folders share a name, their folders stand in it; a number tells the rest apart.
+    it already. Where raw frames of different folders share a name, their folders stand in it;
+    a number tells the rest apart.
 
     Parameters
     ----------
@@ -40,13 +44,18 @@ def output_names(files: Sequence[str], prefix: str) -> list[str]:
         One name for each file.
     """
     names = [stem(file) for file in files]
-    counts = Counter(names)
+    counts = Counter(name.casefold() for name in names)
     full = [
-        name if counts[name] == 1 else _SUFFIX.sub("", file).replace("/", "-")
+        _safe(name if counts[name.casefold()] == 1 else _SUFFIX.sub("", file))
         for name, file in zip(names, files, strict=True)
     ]
     prefixed = [name if name.startswith(f"{prefix}-") else f"{prefix}-{name}" for name in full]
     return [f"{name}.fits" for name in numbered(prefixed)]
+
+
+def _safe(name: str) -> str:
+    spelt = _UNSAFE.sub("-", name)
+    return spelt.encode()[:_LONGEST_BYTES].decode(errors="ignore")
 
 
 def distinct(bases: Sequence[str], details: Sequence[Sequence[str]]) -> list[str]:
@@ -66,25 +75,29 @@ def distinct(bases: Sequence[str], details: Sequence[Sequence[str]]) -> list[str
     """
     names = list(bases)
     for level in range(max((len(d) for d in details), default=0)):
-        clashing = {name for name, count in Counter(names).items() if count > 1}
+        folded = [name.casefold() for name in names]
+        clashing = {name for name, count in Counter(folded).items() if count > 1}
         for name in clashing:
-            places = [i for i, other in enumerate(names) if other == name]
+            places = [i for i, other in enumerate(folded) if other == name]
             if len({details[i][level] for i in places}) > 1:
                 for i in places:
-                    names[i] = f"{name}_{details[i][level]}"
+                    names[i] += f"_{details[i][level]}" if details[i][level] else ""
     return numbered(names)
 
 
 def numbered(names: Sequence[str]) -> list[str]:
-    """Names with a number added to the second and later of equal ones."""
-    taken = set(names)
+    """Names with a number added to the second and later of equal ones.
+
+    Names that differ only in capitals are equal, as on the disks of many computers.
+    """
+    taken = {name.casefold() for name in names}
     seen: set[str] = set()
     result = []
     for name in names:
         unique, n = name, 1
-        while unique in seen or (n > 1 and unique in taken):
+        while unique.casefold() in seen or (n > 1 and unique.casefold() in taken):
             n += 1
             unique = f"{name}_{n}"
-        seen.add(unique)
+        seen.add(unique.casefold())
         result.append(unique)
     return result

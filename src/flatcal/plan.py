@@ -242,6 +242,13 @@ class _Planner:
             for choice in self.choices.values()
             if isinstance(choice, DarkChoice) and choice.scaled
         }
+        self.choices |= {
+            frame.file: self._no_bias(choice)
+            for frame in self.targets
+            if isinstance(choice := self.choices[frame.file], DarkChoice)
+            and id(choice.dark) in self.scaled_darks
+            and choose_bias(frame, self.bias_groups, config.dark) is None
+        }
         flats = [f for f in _of(Kind.FLAT, good) if not isinstance(self.choices[f.file], Caveat)]
         self.flat_groups = group_flats(flats)
         self._name(
@@ -271,12 +278,20 @@ class _Planner:
             return Caveat("no-bias", f"neither a dark nor a bias fits; {choice.text}")
         return None
 
+    def _no_bias(self, choice: DarkChoice) -> Caveat:
+        """Refusal of a frame that would need the bias in a dark that others need without it."""
+        return Caveat(
+            "no-bias",
+            f"other frames need {self.names[id(choice.dark)]} scaled, so it holds no bias, and "
+            "no bias frames fit this frame; take some, or set dark.scale = 'never'",
+        )
+
     def _calibration_steps(self, frame: Frame) -> tuple[Step, ...]:
         choice = self.choices[frame.file]
         assert not isinstance(choice, Caveat)
         steps = list(_geometry_steps(frame))
         if choice is None:
-            reason = "no dark is needed for this camera, so the bias is subtracted by itself"
+            reason = "no dark fits and none is required, so the bias is subtracted by itself"
             return (*steps, *self._bias_step(frame, reason))
         dark_reason = choice.reason
         if id(choice.dark) in self.scaled_darks:
@@ -378,6 +393,8 @@ class _Planner:
             return _frame_plan(frame, "refuse", errors=(choice,), reason=choice.text)
         steps = self._calibration_steps(frame)
         caveats = choice.caveats if choice is not None else ()
+        if choice is None and self.config.dark.required is False:
+            caveats = (Caveat("no-dark", "calibrated without a dark, as asked"),)
         if frame.kind is Kind.SCIENCE:
             flat = choose_flat(frame, self.flat_groups)
             if flat is not None:

@@ -9,11 +9,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from flatcal.camera import CameraSettings, KindRule, Strict
 from flatcal.errors import ConfigError
 from flatcal.frame import Kind
+
+
+# TOML has inf, JSON has not: it is written as text, which is read as a number again.
+_JSON_WITH_INFINITY = ConfigDict(ser_json_inf_nan="strings")
 
 
 class DarkSettings(Strict):
@@ -33,6 +37,8 @@ class DarkSettings(Strict):
         Whether a shorter dark may be scaled up.
     """
 
+    model_config = _JSON_WITH_INFINITY
+
     required: bool | None = None
     tolerance_s: float = Field(default=0.5, ge=0)
     temperature_tolerance_c: float = Field(default=0.5, ge=0)
@@ -48,6 +54,8 @@ class CombineSettings(Strict):
     low_sigma, high_sigma : float
         Rejection thresholds in units of 1.4826 MAD.
     """
+
+    model_config = _JSON_WITH_INFINITY
 
     low_sigma: float = Field(default=5.0, gt=0)
     high_sigma: float = Field(default=5.0, gt=0)
@@ -146,6 +154,12 @@ def _describe(detail: Any, lines: dict[tuple[str | int, ...], int], name: str) -
     key = ".".join(str(part) for part in location)
     if detail["type"] == "extra_forbidden":
         return f"{where}: {key} is not a setting{_suggestion(location)}"
+    if detail["type"] == "missing":
+        return f"{where}: {key} is missing"
+    if detail["type"] == "model_type":
+        return f"{where}: {key} = {detail['input']!r}: it is a table, [{key}]"
+    if location == ("kinds",):
+        return f"{where}: kinds = {detail['input']!r}: it is a list of tables, [[kinds]]"
     return f"{where}: {key} = {detail['input']!r}: {detail['msg'].lower()}"
 
 

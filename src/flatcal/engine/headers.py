@@ -7,7 +7,6 @@ exposure time and date become those of the whole, the rest is left out.
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +17,7 @@ from astropy.io import fits
 from flatcal import __version__
 from flatcal.flags import MEANING
 from flatcal.frame import Kind
+from flatcal.io import quiet_astropy
 from flatcal.plan import FramePlan, MasterPlan, Step
 
 # Cards of the file's structure, which astropy writes anew, and sections that no longer hold.
@@ -38,9 +38,7 @@ _STATE: Final = {
 
 def read_header(path: Path, hdu: int) -> fits.Header:
     """The header of a raw image, with cards that cannot be parsed as comments."""
-    with warnings.catch_warnings():
-        # Odd cards are dealt with below; reports of them would repeat for each file.
-        warnings.simplefilter("ignore")
+    with quiet_astropy():
         raw = fits.getheader(path, hdu)
         header = fits.Header()
         for card in raw.cards:
@@ -72,7 +70,7 @@ def frame_header(raw: fits.Header, plan: FramePlan) -> fits.Header:
         header["FILTER"] = (plan.filter, "filter")
     header["BUNIT"] = (plan.unit, "unit of the pixel values")
     _shift_wcs(header, plan.steps)
-    set_state(header, plan.steps)
+    header.update(state_cards(plan.steps))
     return header
 
 
@@ -108,8 +106,9 @@ def master_header(
         header["DATE-OBS"] = (dates[0], "of the first frame")
         header["DATE-END"] = (dates[-1], "start of the last frame")
     header["BUNIT"] = (frames[0].unit, "unit of the pixel values")
-    steps = master.steps or frames[0].steps
-    set_state(header, steps)
+    # Flats may differ in their darks and scales: what they do not share is not said.
+    steps = [master.steps] if master.steps else [frame.steps for frame in frames]
+    header.update(common_cards([state_cards(its_steps) for its_steps in steps]))
     if master.kind is Kind.FLAT:
         header["BUNIT"] = ("", "relative response, median 1")
     return header
@@ -147,8 +146,9 @@ def _shift_wcs(header: fits.Header, steps: Sequence[Step]) -> None:
                 header[card.keyword] = card.value - (int(first) - 1)
 
 
-def set_state(header: fits.Header, steps: Sequence[Step]) -> None:
+def state_cards(steps: Sequence[Step]) -> fits.Header:
     """Cards that say what has been removed, one for each possible step."""
+    header = fits.Header()
     header["FLATCAL"] = (__version__, "version of flatcal that wrote this file")
     done = {step.name: step for step in steps}
     for name, (keyword, comment) in _STATE.items():
@@ -168,6 +168,7 @@ def set_state(header: fits.Header, steps: Sequence[Step]) -> None:
             header[keyword] = (f"{done[name].master}.fits", comment)
     if "subtract_dark" in done:
         header["DARKSCAL"] = (done["subtract_dark"].scale, "factor of the dark")
+    return header
 
 
 def add_inputs(header: fits.Header, inputs: Sequence[tuple[str, str]], recipe: str) -> None:

@@ -214,9 +214,9 @@ class CalibratedFrame:
         p = self.preparation
         if p.overscan is None:
             return 0.0
-        columns = p.overscan[1]
+        n_columns: int = p.overscan[1].stop - p.overscan[1].start
         factor: float = 1.0 if p.statistic is np.mean else np.pi / 2
-        return factor * read_variance_adu2(detector) / (columns.stop - columns.start)
+        return factor * read_variance_adu2(detector) / n_columns
 
     def std(self, calibrated: Array, detector: Detector) -> Array | None:
         """Standard deviation of the calibrated image; see `kernels.arithmetic.propagate`.

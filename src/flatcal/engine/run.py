@@ -374,6 +374,7 @@ class _Run:
         except (FrameError, OSError):
             return False
         if current:
+            logger.info("%s is up to date", output)
             with self.lock:
                 self.products[output] = known
         return current
@@ -407,6 +408,7 @@ class _Run:
         add_flag_legend(header, n_flagged)
         add_inputs(header, [(file, self.inputs[file].sha256) for file in files], recipe)
         write_image(self.out / output, header, planes.data, planes.std, planes.flags)
+        logger.info("wrote %s: %d inputs, median %.6g", output, len(files), median)
         with self.lock:
             self.n_made += 1
             self.products[output] = ProductRecord(

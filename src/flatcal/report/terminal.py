@@ -26,7 +26,7 @@ def _console() -> Console:
 def print_frames(frames: Sequence[Frame]) -> None:
     """What is in a folder, alike frames together, and what is wrong with them."""
     console = _console()
-    table = _table(None, "kind", "frames", "exposure s", "filter", "set C", "shape", "camera")
+    table = _table(None, "kind", "frames", "exposure s", "filter", "set temp. C", "shape", "camera")
     groups: dict[tuple[str, ...], list[Frame]] = {}
     for frame in frames:
         groups.setdefault(_likeness(frame), []).append(frame)

@@ -1,5 +1,7 @@
 """Calibration steps for notebooks: CCDData in, a new CCDData out, arguments as in ccdproc."""
 
+from astropy.nddata import CCDData
+
 from flatcal.steps._logging import conf
 from flatcal.steps.bias import subtract_bias
 from flatcal.steps.dark import find_nearest_dark_exposure, subtract_dark
@@ -10,6 +12,7 @@ from flatcal.steps.overscan import subtract_overscan, trim_image
 from flatcal.steps.process import ccd_process
 
 __all__ = [
+    "CCDData",
     "Keyword",
     "ccd_process",
     "conf",

@@ -103,7 +103,7 @@ def ccd_process(
     if oscan is not None:
         where = {"fits_section": oscan} if isinstance(oscan, str) else {"overscan": oscan}
         frame = subtract_overscan(
-            frame, median=oscan_median, model=oscan_model, add_keyword=record, **where
+            frame, **where, median=oscan_median, model=oscan_model, add_keyword=record
         )
     if trim is not None:
         frame = trim_image(frame, fits_section=trim, add_keyword=record)

@@ -1,0 +1,75 @@
+"""Nights and frames that several test files share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from flatcal.simulate import NightTruth, simulate_night
+
+# Settings of the simulated cameras at a quarter of their size, written out so that the tests do
+# not take them from the code that they test.
+LFC_SETTINGS = """\
+[camera]
+overscan_section = "[520:544,1:1032]"
+trim_section = "[1:512,1:1032]"
+gain_electron_per_adu = 2.0
+read_noise_electron = 11.0
+"""
+CG16M_SETTINGS = """\
+[camera]
+overscan_section = "none"
+trim_section = "[1:1024,1:1024]"
+gain_electron_per_adu = 1.5
+read_noise_electron = 10.0
+"""
+
+
+class Night(NamedTuple):
+    """A simulated night: not to be changed, for all tests share it."""
+
+    raw: Path
+    config: Path
+    truth: NightTruth
+
+
+def _simulate(camera: str, settings: str, folder: Path) -> Night:
+    truth = simulate_night(camera, folder / "raw")
+    config = folder / "flatcal.toml"
+    config.write_text(settings)
+    return Night(folder / "raw", config, truth)
+
+
+@pytest.fixture(scope="session")
+def lfc_night(tmp_path_factory):
+    return _simulate("lfc", LFC_SETTINGS, tmp_path_factory.mktemp("lfc"))
+
+
+@pytest.fixture(scope="session")
+def cg16m_night(tmp_path_factory):
+    return _simulate("cg16m", CG16M_SETTINGS, tmp_path_factory.mktemp("cg16m"))
+
+
+def write_frame(path, imagetyp=None, exposure=None, data=None, **cards):
+    """Write a small raw frame, uint16 unless `data` says otherwise; a card of None is left out.
+
+    The keyword of a card has '_' for '-'.
+    """
+    if data is None:
+        data = np.full((10, 12), 1000, np.uint16)
+    header = fits.Header()
+    for keyword, value in {"IMAGETYP": imagetyp, "EXPTIME": exposure, **cards}.items():
+        if value is not None:
+            header[keyword.replace("_", "-")] = value
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fits.PrimaryHDU(data, header).writeto(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def put_frame():
+    return write_frame

@@ -1,0 +1,253 @@
+"""The pages against the program: settings, messages, flags, profiles, links and commands."""
+
+from __future__ import annotations
+
+import configparser
+import importlib.util
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import pytest
+import typer
+from pydantic_core import PydanticUndefined
+
+from flatcal import camera, recipe
+from flatcal.camera import GENERIC, CameraProfile, CameraSettings, KindRule, Strict, load_profiles
+from flatcal.cli import app
+from flatcal.errors import MESSAGES
+from flatcal.flags import MEANING
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+# Of click, or of the copy of it that newer versions of typer hold.
+USAGE_ERROR = typer.BadParameter.__mro__[1]
+PAGES = sorted(DOCS.glob("*.md")) + sorted(ROOT.glob("*.md"))
+page_of_each = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+# Heading of a table on the configuration page, and the model that it describes.
+TABLES: dict[str, type[Strict]] = {
+    "[camera]": CameraSettings,
+    "[[kinds]]": KindRule,
+    "[dark]": recipe.DarkSettings,
+    "[combine]": recipe.CombineSettings,
+    "[science]": recipe.ScienceSettings,
+    "Profile files": CameraProfile,
+}
+
+
+def prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def section(page: Path, heading: str) -> str:
+    """What stands between a heading of the second level and the next one."""
+    parts = re.split(r"^## (.+)$", page.read_text(encoding="utf-8"), flags=re.M)
+    headings = [part.replace("`", "") for part in parts[1::2]]
+    return parts[2 * headings.index(heading) + 2]
+
+
+def rows(text: str) -> list[list[str]]:
+    """Cells of the table rows of a text, without heads and rules."""
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+# -- settings ----------------------------------------------------------------------------
+
+
+def as_toml(value: Any) -> str:
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, str):
+        return f'`"{value}"`'
+    if isinstance(value, tuple):
+        return "`[" + ", ".join(as_toml(item).strip("`") for item in value) + "]`"
+    return f"`{value}`"
+
+
+def fields_of(model: type[Strict]) -> dict[str, str]:
+    """Each setting of a model with its default as the page must have it."""
+    wanted = {}
+    for name, field in model.model_fields.items():
+        if model is CameraProfile and name in CameraSettings.model_fields:
+            continue
+        if model is CameraSettings:
+            # A setting that nobody names comes from the generic profile.
+            wanted[name] = as_toml(getattr(GENERIC, name))
+        elif field.default is PydanticUndefined and field.default_factory is None:
+            wanted[name] = "required"
+        else:
+            wanted[name] = as_toml(field.get_default(call_default_factory=True))
+    return wanted
+
+
+@pytest.mark.parametrize("heading", TABLES)
+def test_every_setting_is_on_the_page_with_its_default(heading):
+    table = rows(section(DOCS / "configuration.md", heading))
+    assert {row[0].strip("`"): row[2] for row in table} == fields_of(TABLES[heading])
+    assert all(len(row) == 4 and row[1] and row[3] for row in table)
+
+
+@pytest.mark.parametrize("heading", TABLES)
+def test_every_choice_of_a_setting_is_on_the_page(heading):
+    table = {row[0].strip("`"): row[1] for row in rows(section(DOCS / "configuration.md", heading))}
+    for name, field in TABLES[heading].model_fields.items():
+        for choice in choices_of(field.annotation) if name in table else ():
+            assert f'`"{choice}"`' in table[name]
+
+
+def choices_of(annotation: Any) -> Iterator[str]:
+    if get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    for argument in get_args(annotation):
+        yield from choices_of(argument)
+
+
+def test_no_table_and_no_model_of_settings_is_left_out():
+    models = {
+        model
+        for module in (camera, recipe)
+        for model in vars(module).values()
+        if isinstance(model, type) and issubclass(model, Strict)
+    }
+    assert models - {Strict, recipe.Config} == set(TABLES.values())
+    page = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    described = [part.replace("`", "") for part in re.findall(r"^## (.+)$", page, flags=re.M)]
+    assert {h for h in described if rows(section(DOCS / "configuration.md", h))} == set(TABLES)
+    in_tables = {heading.strip("[]") for heading in TABLES if heading.startswith("[")}
+    assert in_tables == set(recipe.Config.model_fields)
+
+
+def toml_blocks() -> Iterator[Any]:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for number, block in enumerate(re.findall(r"^```toml\n(.*?)^```", text, re.M | re.S), 1):
+            yield pytest.param(block, id=f"{page.name}-{number}")
+
+
+@pytest.mark.parametrize("text", list(toml_blocks()))
+def test_settings_shown_are_valid(text):
+    if re.search(r"^match\b", text, re.M):  # a profile file
+        CameraProfile.model_validate(tomllib.loads(text))
+    else:
+        recipe.parse_config(text, "page")
+
+
+# -- messages, flags, profiles -----------------------------------------------------------
+
+
+def test_the_page_of_messages_is_what_the_script_makes():
+    spec = importlib.util.spec_from_file_location("make_messages", DOCS / "make_messages.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert (DOCS / "messages.md").read_text(encoding="utf-8") == script.render()
+    assert set(MESSAGES) <= anchors(DOCS / "messages.md")
+
+
+def test_the_table_of_flags_is_that_of_the_program():
+    table = rows(section(DOCS / "outputs.md", "MASK"))
+    flags = [[f"`{flag.value}`", f"`{flag.name}`", text] for flag, text in MEANING.items()]
+    assert [row[:3] for row in table] == flags
+
+
+@pytest.mark.parametrize("profile", load_profiles(), ids=lambda profile: profile.name)
+def test_the_facts_of_each_profile_are_on_the_page(profile):
+    table = {row[0].strip("`"): row[1] for row in rows(section(DOCS / "cameras.md", profile.name))}
+    wanted = {"shape": f"`[{profile.shape[0]}, {profile.shape[1]}]`", "source": profile.source}
+    for name in ("overscan_section", "trim_section", "dark_required"):
+        wanted[name] = as_toml(getattr(profile, name))
+    for name in ("gain_electron_per_adu", "read_noise_electron", "saturation_adu"):
+        wanted[name] = as_toml(getattr(profile, name))
+    assert {name: table[name] for name in wanted} == wanted
+    assert all(f'{key} = "{glob}"' in table["match"] for key, glob in profile.match.items())
+
+
+def test_the_layers_on_the_page_are_those_that_are_checked():
+    contract = configparser.ConfigParser()
+    contract.read(ROOT / ".importlinter", encoding="utf-8")
+    layers = contract["importlinter:contract:layers"]["layers"].split("\n")
+    table = rows(section(DOCS / "architecture.md", "Layers"))
+    shown = [re.findall(r"`(\w+)`", row[0]) for row in table]
+    assert shown == [re.findall(r"\w+", layer) for layer in layers if layer.strip()]
+
+
+# -- links -------------------------------------------------------------------------------
+
+
+@cache
+def anchors(page: Path) -> set[str]:
+    """Anchors of the headings of a page, as a forge makes them."""
+    headings = re.findall(r"^#+ (.+)$", prose(page), flags=re.M)
+    kept = [re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings]
+    return {heading.replace(" ", "-") for heading in kept}
+
+
+@page_of_each
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (page.parent / name).resolve() if name else page
+        assert file.exists(), f"{page.name} links to {target}"
+        if anchor:
+            assert anchor in anchors(file), f"{page.name} links to {target}"
+
+
+def test_the_index_names_every_page():
+    linked = re.findall(r"\]\(([\w-]+\.md)\)", (DOCS / "index.md").read_text(encoding="utf-8"))
+    assert {page.name for page in DOCS.glob("*.md")} - {"index.md"} == set(linked)
+
+
+# -- commands ----------------------------------------------------------------------------
+
+
+def command_lines() -> Iterator[Any]:
+    for page in PAGES:
+        for block in re.findall(r"^```.*?^```", page.read_text(encoding="utf-8"), re.M | re.S):
+            for line in block.replace("\\\n", " ").splitlines():
+                command = line.removeprefix("$ ")
+                if command.startswith("flatcal "):
+                    yield pytest.param(command, id=f"{page.name}: {command}")
+
+
+def parse(command: Any, words: list[str]) -> None:
+    """Parse words as the command line does, without running anything.
+
+    Raises
+    ------
+    Exception
+        The usage error of the command line's own parser.
+    """
+    if hasattr(command, "commands"):
+        options = {name for parameter in command.params for name in parameter.opts}
+        while words[0] in options:
+            words = words[1:]
+            if not words:
+                return
+        assert words[0] in command.commands, f"{words[0]} is no command"
+        parse(command.commands[words[0]], words[1:])
+    else:
+        command.make_context(command.name, list(words)).close()
+
+
+@pytest.mark.parametrize("line", list(command_lines()))
+def test_commands_shown_parse(line):
+    parse(typer.main.get_command(app), shlex.split(line, comments=True)[1:])
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["flatcal flan RAW", "flatcal plan", "flatcal plan RAW --jsn", "flatcal run RAW", "flatcal -x"],
+)
+def test_a_wrong_command_would_be_found(line):
+    with pytest.raises((AssertionError, USAGE_ERROR)):
+        parse(typer.main.get_command(app), shlex.split(line)[1:])

@@ -1,0 +1,720 @@
+"""Facts from headers: every oddity is told, no file is dropped, no exception escapes."""
+
+import gzip
+import os
+import threading
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from flatcal.errors import FrameError
+from flatcal.frame import Kind
+from flatcal.index import find_frames
+from flatcal.recipe import Config, parse_config
+
+
+@pytest.fixture
+def look(tmp_path, put_frame):
+    """Write one frame with some cards and return what is found out about it."""
+
+    def write_and_look(name="x.fits", config=None, **cards):
+        put_frame(tmp_path / name, **{"imagetyp": "FLAT", "exposure": 2.0, **cards})
+        (frame,) = find_frames(tmp_path, config or Config())
+        return frame
+
+    return write_and_look
+
+
+def slugs(notes):
+    return [note.slug for note in notes]
+
+
+def patch_card(path, keyword, text):
+    """Replace a card by text that astropy would not write."""
+    content = bytearray(path.read_bytes())
+    place = content.index(f"{keyword:<8}=".encode())
+    assert place % 80 == 0
+    content[place : place + 80] = f"{keyword:<8}= {text}".ljust(80).encode("latin-1")
+    path.write_bytes(content)
+    return path
+
+
+# -- kind --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spelling", "kind"),
+    [
+        ("bias", "bias"),
+        ("Bias Frame", "bias"),
+        ("BIAS", "bias"),
+        ("zero", "bias"),
+        ("Zero Frame", "bias"),
+        ("offset", "bias"),
+        ("Dark Frame", "dark"),
+        ("DARK", "dark"),
+        ("Flat Field", "flat"),
+        ("FLATFIELD", "flat"),
+        ("Flat Frame", "flat"),
+        ("SKYFLAT", "flat"),
+        ("SKY-FLAT", "flat"),
+        ("sky flat", "flat"),
+        ("LAMPFLAT", "flat"),
+        ("domeflat", "flat"),
+        ("Dome_Flat", "flat"),
+        ("Twilight Flat", "flat"),
+        ("Light Frame", "science"),
+        ("LIGHT", "science"),
+        ("OBJECT", "science"),
+        ("object  ", "science"),
+        ("EXPOSE", "science"),
+    ],
+)
+def test_kinds_in_the_spellings_of_the_field(look, spelling, kind):
+    frame = look(imagetyp=spelling)
+    assert frame.kind.value == kind
+    assert frame.errors == ()
+    assert frame.kind_reason == f"IMAGETYP = {spelling.strip()}"
+
+
+@pytest.mark.parametrize("keyword", ["OBSTYPE", "FRAMETYP"])
+def test_kind_under_other_keywords(look, keyword):
+    frame = look(imagetyp=None, **{keyword: "Flat"})
+    assert frame.kind is Kind.FLAT
+    assert frame.kind_reason == f"{keyword} = Flat"
+
+
+def test_a_word_that_is_no_kind_is_passed_over_for_the_next_keyword(look):
+    assert look(imagetyp="Tricolour", OBSTYPE="DARK").kind is Kind.DARK
+
+
+@pytest.mark.parametrize("imagetyp", [None, "", "comparison", 7, "biased"])
+def test_a_kind_that_nothing_tells_is_an_error_not_a_guess(look, imagetyp):
+    frame = look(imagetyp=imagetyp)
+    assert frame.kind is None
+    assert slugs(frame.errors) == ["kind-unknown"]
+    assert "--kind" in frame.errors[0].text
+
+
+def test_a_dark_of_no_time_is_a_bias(look):
+    frame = look(imagetyp="DARK", exposure=0.0)
+    assert frame.kind is Kind.BIAS
+    assert frame.kind_reason == "IMAGETYP = DARK of 0 s"
+
+
+def test_a_very_short_dark_is_a_dark(look):
+    assert look(imagetyp="DARK", exposure=1e-4).kind is Kind.DARK
+
+
+def test_rules_go_before_the_header(look):
+    config = Config().with_kinds(["flat=sky*"])
+    frame = look("sky1.fits", config, imagetyp="Light Frame")
+    assert frame.kind is Kind.FLAT
+    assert frame.kind_reason == "file sky*"
+
+
+def test_a_rule_of_cards_goes_before_the_header(look):
+    config = parse_config("[[kinds]]\nkind='flat'\nheader={OBJECT='*flat*'}", "n")
+    assert look(config=config, imagetyp="LIGHT", OBJECT="Twilight Flat 3").kind is Kind.FLAT
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("flat-001.fits", "flat"),
+        ("FLATS_V.fits", "flat"),
+        ("night_Bias3.fits", "bias"),
+        ("darks-expos60s.fits", "dark"),
+        ("zero.0001.fits", "bias"),
+    ],
+)
+def test_a_file_name_against_the_header_is_a_caveat_and_the_header_wins(look, name, word):
+    frame = look(name, imagetyp="Light Frame")
+    assert frame.kind is Kind.SCIENCE
+    (hint,) = (c for c in frame.caveats if c.slug == "kind-hint")
+    assert f"the file name says {word}" in hint.text
+    assert frame.errors == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("FLAT-001.fits", "flat"),
+        ("zero1.fits", "bias"),
+        ("Darks.fits", "dark"),
+        ("n_flat.fit", "flat"),
+    ],
+)
+@pytest.mark.parametrize("imagetyp", ["Light Frame", "?"])
+def test_the_kind_rule_of_the_hint_does_what_it_says(look, tmp_path, name, kind, imagetyp):
+    """Whoever pastes the advice gets what it promises, whatever the case of the name."""
+    frame = look(name, imagetyp=imagetyp)
+    text = next(n.text for n in (*frame.errors, *frame.caveats) if n.slug.startswith("kind-"))
+    rule = text.split("--kind '")[1].split("'")[0]
+    (again,) = find_frames(tmp_path, Config().with_kinds([rule]))
+    assert again.kind is Kind(kind)
+
+
+@pytest.mark.parametrize(
+    "name", ["biased.fits", "flatland.fits", "m51.fits", "flat_dark.fits", "superflat.fits"]
+)
+def test_names_that_say_nothing_sure_give_no_hint(look, name):
+    assert "kind-hint" not in slugs(look(name, imagetyp="Light Frame").caveats)
+
+
+def test_the_folder_of_a_file_is_no_hint(look):
+    assert "kind-hint" not in slugs(look("flats/m51.fits", imagetyp="Light Frame").caveats)
+
+
+# -- exposure time -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("imagetyp", ["DARK", "FLAT", "LIGHT"])
+def test_a_missing_exposure_time_is_an_error_that_names_the_keywords(look, imagetyp):
+    frame = look(imagetyp=imagetyp, exposure=None)
+    assert slugs(frame.errors) == ["exposure-missing"]
+    assert "EXPTIME, EXPOSURE" in frame.errors[0].text
+    assert frame.exposure_time_s is None
+
+
+def test_a_bias_needs_no_exposure_time(look):
+    frame = look(imagetyp="BIAS", exposure=None)
+    assert frame.errors == ()
+    assert frame.exposure_time_s == 0
+
+
+@pytest.mark.parametrize("keyword", ["EXPOSURE", "ITIME", "EXPOSTIM"])
+def test_exposure_times_under_other_keywords(look, keyword):
+    assert look(exposure=None, **{keyword: 12.5}).exposure_time_s == 12.5
+
+
+def test_an_empty_exptime_leaves_the_word_to_exposure(look):
+    assert look(exposure="", EXPOSURE=3).exposure_time_s == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("2.5", 2.5), (" 60 ", 60.0), ("6,4E-05", 6.4e-5), ("1,5", 1.5), ("1,5D1", 15.0)],
+)
+def test_an_exposure_time_as_text_is_read_with_a_caveat(look, text, seconds):
+    frame = look(exposure=text)
+    assert frame.exposure_time_s == pytest.approx(seconds, rel=1e-12)
+    assert frame.errors == ()
+    (caveat,) = (c for c in frame.caveats if c.slug == "exposure-text")
+    assert text.strip() in caveat.text
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-1", "long", "1,000.5", "1:30", "60 s", "True"])
+def test_text_that_is_no_exposure_time_is_an_error(look, text):
+    frame = look(exposure=text)
+    assert slugs(frame.errors) == ["exposure-not-a-number"]
+    assert f"EXPTIME = {text!r}" in frame.errors[0].text
+    assert frame.exposure_time_s is None
+
+
+@pytest.mark.parametrize("value", [-0.5, True, False, 3 + 4j])
+def test_a_value_that_is_no_exposure_time_is_an_error(look, value):
+    assert slugs(look(exposure=value).errors) == ["exposure-not-a-number"]
+
+
+@pytest.mark.parametrize("imagetyp", ["BIAS", "DARK"])
+def test_a_negative_exposure_time_is_no_bias(look, imagetyp):
+    assert slugs(look(imagetyp=imagetyp, exposure=-1.0).errors) == ["exposure-not-a-number"]
+
+
+@pytest.mark.parametrize(
+    ("card", "seconds"), [("6,4E-05", 6.4e-5), ("   1,25 / s", 1.25), ("  '  2.0'", 2.0)]
+)
+def test_cards_that_are_not_valid_fits_are_read_with_a_caveat(tmp_path, put_frame, card, seconds):
+    patch_card(put_frame(tmp_path / "x.fits", "FLAT", 1.0), "EXPTIME", card)
+    (frame,) = find_frames(tmp_path, Config())
+    assert frame.exposure_time_s == pytest.approx(seconds, rel=1e-12)
+    assert "exposure-text" in slugs(frame.caveats)
+
+
+@pytest.mark.parametrize("card", ["nan", "NaN / s", "1e999", "6,4,5", "--", "0x10"])
+def test_cards_that_hold_no_number_are_errors(tmp_path, put_frame, card):
+    patch_card(put_frame(tmp_path / "x.fits", "FLAT", 1.0), "EXPTIME", card)
+    (frame,) = find_frames(tmp_path, Config())
+    assert slugs(frame.errors) == ["exposure-not-a-number"]
+
+
+def test_the_unit_of_exposure_times_can_be_said(look):
+    config = parse_config("[camera]\nexposure_unit='ms'\nexposure_keyword='SHUTTER'", "n")
+    assert look(config=config, SHUTTER=2500).exposure_time_s == 2.5
+
+
+# -- unit --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bunit", ["ADU", "adu", " Adu ", "counts", "DN", "COUNT"])
+def test_adu_in_any_spelling_is_understood(look, bunit):
+    frame = look(BUNIT=bunit)
+    assert frame.setup.unit == "adu"
+    assert not {"bad-unit", "unit-missing"} & set(slugs((*frame.errors, *frame.caveats)))
+
+
+def test_electron_is_a_unit(look):
+    assert look(BUNIT="electron").setup.unit == "electron"
+
+
+@pytest.mark.parametrize("bunit", [None, "", "  "])
+def test_a_missing_unit_is_a_caveat(look, bunit):
+    frame = look(BUNIT=bunit)
+    assert frame.setup.unit == "adu"
+    assert "unit-missing" in slugs(frame.caveats)
+
+
+@pytest.mark.parametrize("bunit", ["Jy", "ADU/s", "ADUU", "electron/s", 1])
+def test_an_unknown_unit_is_an_error(look, bunit):
+    frame = look(BUNIT=bunit)
+    assert slugs(frame.errors) == ["bad-unit"]
+    assert repr(str(bunit)) in frame.errors[0].text
+
+
+def test_the_configuration_overrules_an_unknown_unit(look):
+    frame = look(BUNIT="Jy", config=parse_config("[camera]\nunit='adu'", "n"))
+    assert frame.errors == ()
+
+
+# -- sections: images have 10 rows and 12 columns ----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("biassec", "expected"),
+    [
+        ("[11:12,1:10]", (slice(0, 10), slice(10, 12))),
+        ("[ 11: 12,   1: 10]", (slice(0, 10), slice(10, 12))),
+        ("[11:12,*]", (slice(0, 10), slice(10, 12))),
+        ("[11:12, :]", (slice(0, 10), slice(10, 12))),
+    ],
+)
+def test_an_overscan_section_of_the_header_is_used(look, biassec, expected):
+    frame = look(BIASSEC=biassec, TRIMSEC="[1:10,1:10]")
+    assert frame.geometry.overscan_section == expected
+    assert frame.geometry.trim_section == (slice(0, 10), slice(0, 10))
+    assert "overscan-unknown" not in slugs(frame.caveats)
+    assert biassec.strip() in frame.geometry.reason
+
+
+@pytest.mark.parametrize(
+    "biassec",
+    ["[4096:4109]", "UNKNOWN", "[11:13,1:10]", "[11:12,1:11]", "[0:2,1:10]", "[12:11,1:10]"]
+    + ["[11:12,10:1]", "11:12,1:10", "[11.0:12,1:10]", "[-2:-1,1:10]", "[[11:12,1:10]]", "0"],
+)
+def test_an_overscan_section_that_is_not_one_is_told_and_not_used(look, biassec):
+    frame = look(BIASSEC=biassec)
+    assert frame.geometry.overscan_section is None
+    (caveat,) = (c for c in frame.caveats if c.slug == "overscan-unknown")
+    assert biassec in caveat.text
+    assert frame.errors == ()
+
+
+def test_an_overscan_that_is_a_row_short_serves_all_rows_and_is_told(look):
+    frame = look(BIASSEC="[11:12,1:9]", TRIMSEC="[1:10,1:10]")
+    assert frame.geometry.overscan_section == (slice(0, 10), slice(10, 12))
+    (caveat,) = (c for c in frame.caveats if c.slug == "overscan-unknown")
+    assert "rows 1 to 9" in caveat.text
+
+
+def test_an_overscan_of_rows_is_never_taken_for_one_of_columns(look):
+    """'[1:12,9:10]' are rows above the image; its columns are full of light."""
+    frame = look(BIASSEC="[1:12,9:10]", TRIMSEC="[1:12,1:8]")
+    assert frame.geometry.overscan_section is None
+    assert "overscan-unknown" in slugs(frame.caveats)
+
+
+def test_an_overscan_of_rows_is_not_used_without_a_trim_section_either(look):
+    frame = look(BIASSEC="[1:12,9:10]")
+    assert frame.geometry.overscan_section is None
+    assert "overscan-unknown" in slugs(frame.caveats)
+
+
+def test_an_overscan_of_rows_in_the_settings_is_an_error(look):
+    text = "[camera]\noverscan_section='[1:12,9:10]'\ntrim_section='[1:12,1:8]'"
+    assert slugs(look(config=parse_config(text, "n")).errors) == ["bad-section"]
+
+
+def test_datasec_serves_where_trimsec_is_not_valid(look):
+    frame = look(TRIMSEC="[1:8, :", DATASEC="[2:9,1:10]")
+    assert frame.geometry.trim_section == (slice(0, 10), slice(1, 9))
+    assert "overscan-unknown" in slugs(frame.caveats)
+
+
+def test_a_trim_section_of_the_whole_image_trims_nothing(look):
+    assert look(TRIMSEC="[1:12,1:10]").geometry.trim_section is None
+
+
+@pytest.mark.parametrize("name", ["overscan_section", "trim_section"])
+@pytest.mark.parametrize("section", ["[1:2]", "[1:13,1:10]", "[5:4,1:10]", "all", ""])
+def test_a_bad_section_in_the_settings_is_an_error_of_the_frame(look, name, section):
+    frame = look(config=parse_config(f"[camera]\n{name}='{section}'", "n"))
+    assert slugs(frame.errors) == ["bad-section"]
+
+
+def test_sections_in_the_settings_overrule_the_header(look):
+    text = "[camera]\noverscan_section='none'\ntrim_section='[1:10,1:10]'"
+    frame = look(config=parse_config(text, "n"), BIASSEC="[11:12,1:10]", TRIMSEC="[1:5,1:5]")
+    assert frame.geometry.overscan_section is None
+    assert frame.geometry.trim_section == (slice(0, 10), slice(0, 10))
+
+
+# -- other values ------------------------------------------------------------------------
+
+
+def test_filters_are_stripped(look):
+    assert look(FILTER=" g' ").filter == "g'"
+
+
+def test_a_filter_number_is_text(look):
+    assert look(FILTER=2).filter == "2"
+
+
+@pytest.mark.parametrize(("value", "expected"), [(-25, -25.0), ("-5", -5.0), ("off", None)])
+def test_set_temperatures(look, value, expected):
+    assert look(SET_TEMP=value).set_temperature_c == expected
+
+
+@pytest.mark.parametrize(
+    "cards", [{"XBINNING": 2, "YBINNING": 1}, {"CCDSUM": "2 1"}, {"BINX": "2", "BINY": "1"}]
+)
+def test_binning_under_its_keywords(look, cards):
+    assert look(**cards).setup.binning == (2, 1)
+
+
+def test_no_binning_is_one_by_one(look):
+    assert look().setup.binning == (1, 1)
+
+
+@pytest.mark.parametrize("ccdsum", ["", "UNKNOWN", "2", "two two", "0 0"])
+def test_a_ccdsum_that_says_nothing_is_one_by_one(look, ccdsum):
+    assert look(CCDSUM=ccdsum).setup.binning == (1, 1)
+
+
+def test_unknown_noise_is_a_caveat_and_known_noise_is_none(look):
+    assert "noise-unknown" in slugs(look().caveats)
+
+
+def test_known_noise_is_no_caveat(look):
+    text = "[camera]\ngain_electron_per_adu=2\nread_noise_electron=5\nsaturation_adu=50000"
+    frame = look(config=parse_config(text, "n"))
+    assert "noise-unknown" not in slugs(frame.caveats)
+    assert frame.detector.saturation_adu == 50000
+
+
+@pytest.mark.parametrize("cards", [{"AMPSROW": 2}, {"AMPSCOL": 2}, {"AMPSROW": 2, "AMPSCOL": 2}])
+def test_several_amplifiers_are_refused(look, cards):
+    assert slugs(look(**cards).errors) == ["several-amplifiers"]
+
+
+def test_one_amplifier_is_fine(look):
+    assert look(AMPSROW=1, AMPSCOL=1).errors == ()
+
+
+def test_a_dark_subtracted_in_the_camera_is_refused(look):
+    assert slugs(look(CCDSFPT=5).errors) == ["dark-in-camera"]
+
+
+def test_ccdsfpt_1_is_fine(look):
+    assert look(CCDSFPT=1).errors == ()
+
+
+@pytest.mark.parametrize("cards", [{"COMBINED": True}, {"FLATCAL": "0.1"}])
+def test_products_are_not_raw_frames(look, cards):
+    assert slugs(look(**cards).errors) == ["already-calibrated"]
+
+
+def test_combined_f_is_a_raw_frame(look):
+    assert look(COMBINED=False).errors == ()
+
+
+def test_all_errors_of_a_frame_are_told(look):
+    frame = look(imagetyp="?", exposure="x", BUNIT="Jy", AMPSROW=2, CCDSFPT=5, COMBINED=True)
+    assert set(slugs(frame.errors)) == {
+        "kind-unknown",
+        "exposure-not-a-number",
+        "bad-unit",
+        "several-amplifiers",
+        "dark-in-camera",
+        "already-calibrated",
+    }
+
+
+def test_a_known_camera_of_another_size_is_refused_until_sections_are_set(look):
+    frame = look(INSTRUME="Aspen CG16M")
+    assert slugs(frame.errors) == ["frame-shape"]
+    assert "10 x 12" in frame.errors[0].text
+    assert "4096 x 4109" in frame.errors[0].text
+
+
+def test_sections_make_a_known_camera_of_another_size_usable(look):
+    text = "[camera]\noverscan_section='none'\ntrim_section='[1:10,1:10]'"
+    frame = look(config=parse_config(text, "n"), INSTRUME="Aspen CG16M")
+    assert frame.errors == ()
+    assert frame.setup.camera == "Aspen CG16M"
+    assert frame.detector.gain_electron_per_adu == 1.5
+
+
+# -- structure of files ------------------------------------------------------------------
+
+
+def header_of(**cards):
+    return fits.Header({"IMAGETYP": "FLAT", "EXPTIME": 2.0, **cards})
+
+
+IMAGE = np.arange(120, dtype=np.uint16).reshape(10, 12)
+
+
+def only(folder, config=None):
+    (frame,) = find_frames(folder, config or Config())
+    return frame
+
+
+def test_a_plain_uint16_image_is_known_as_such(tmp_path):
+    fits.PrimaryHDU(IMAGE, header_of()).writeto(tmp_path / "x.fits")
+    frame = only(tmp_path)
+    assert frame.storage.plain_uint16
+    assert frame.setup.shape == (10, 12)
+    raw = (tmp_path / "x.fits").read_bytes()
+    stored = np.frombuffer(raw, ">i2", 120, frame.storage.data_offset)
+    np.testing.assert_array_equal(stored.astype(int) + 32768, IMAGE.ravel())
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int32", "uint32", "float32", "float64", "uint8"])
+def test_images_of_other_types_are_taken_but_not_as_plain_uint16(tmp_path, dtype):
+    fits.PrimaryHDU(IMAGE.astype(dtype), header_of()).writeto(tmp_path / "x.fits")
+    frame = only(tmp_path)
+    assert frame.errors == ()
+    assert not frame.storage.plain_uint16
+
+
+def test_uint16_with_blank_or_scale_is_not_plain(tmp_path):
+    hdu = fits.PrimaryHDU(IMAGE, header_of())
+    hdu.writeto(tmp_path / "x.fits")
+    fits.setval(tmp_path / "x.fits", "BLANK", value=-32768)
+    assert not only(tmp_path).storage.plain_uint16
+
+
+def test_a_tile_compressed_image_is_taken(tmp_path):
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(IMAGE, header_of())]).writeto(
+        tmp_path / "x.fits.fz"
+    )
+    frame = only(tmp_path)
+    assert frame.errors == ()
+    assert (frame.setup.shape, frame.storage.hdu) == ((10, 12), 1)
+    assert not frame.storage.plain_uint16
+    assert frame.exposure_time_s == 2
+
+
+@pytest.mark.parametrize("name", ["x.fits.gz", "x.FIT.GZ", "x.fits"])
+def test_a_zipped_image_is_taken_by_its_content(tmp_path, name):
+    plain = tmp_path / "plain"
+    fits.PrimaryHDU(IMAGE, header_of()).writeto(plain)
+    (tmp_path / name).write_bytes(gzip.compress(plain.read_bytes()))
+    frame = only(tmp_path)
+    assert frame.errors == ()
+    assert frame.setup.shape == (10, 12)
+    assert not frame.storage.plain_uint16
+
+
+def test_an_image_in_the_first_extension_is_taken_with_the_primary_cards(tmp_path):
+    primary = fits.PrimaryHDU(header=header_of(FILTER="V", OBJECT="primary"))
+    image = fits.ImageHDU(IMAGE, fits.Header({"OBJECT": "image"}))
+    fits.HDUList([primary, image]).writeto(tmp_path / "x.fits")
+    frame = only(tmp_path)
+    assert frame.errors == ()
+    assert (frame.filter, frame.object, frame.storage.hdu) == ("V", "image", 1)
+
+
+def test_a_table_beside_the_image_does_no_harm(tmp_path):
+    table = fits.BinTableHDU.from_columns([fits.Column("a", "J", array=[1, 2])])
+    fits.HDUList([fits.PrimaryHDU(IMAGE, header_of()), table]).writeto(tmp_path / "x.fits")
+    assert only(tmp_path).errors == ()
+
+
+def write_two_images(path):
+    hdus = [fits.PrimaryHDU(header=header_of()), fits.ImageHDU(IMAGE), fits.ImageHDU(IMAGE)]
+    fits.HDUList(hdus).writeto(path)
+
+
+def write_cube(path):
+    fits.PrimaryHDU(np.zeros((2, 10, 12), np.uint16), header_of()).writeto(path)
+
+
+def write_spectrum(path):
+    fits.PrimaryHDU(np.zeros(12, np.uint16), header_of()).writeto(path)
+
+
+def write_no_image(path):
+    fits.PrimaryHDU(header=header_of()).writeto(path)
+
+
+def write_table_only(path):
+    table = fits.BinTableHDU.from_columns([fits.Column("a", "J", array=[1, 2])])
+    fits.HDUList([fits.PrimaryHDU(header=header_of()), table]).writeto(path)
+
+
+def write_truncated(path):
+    fits.PrimaryHDU(np.zeros((100, 100), np.uint16), header_of()).writeto(path)
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+def write_header_cut(path):
+    fits.PrimaryHDU(IMAGE, header_of()).writeto(path)
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def write_truncated_fz(path):
+    rng = np.random.default_rng(1)
+    noise = rng.integers(0, 60000, (100, 100)).astype(np.uint16)
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(noise, header_of())]).writeto(path)
+    path.write_bytes(path.read_bytes()[:-9000])
+
+
+def write_truncated_gz(path):
+    rng = np.random.default_rng(1)
+    plain = path.with_suffix(".plain")
+    fits.PrimaryHDU(rng.integers(0, 60000, (100, 100)).astype(np.uint16)).writeto(plain)
+    path.write_bytes(gzip.compress(plain.read_bytes())[:-9000])
+
+
+def write_corrupt_gz(path):
+    write_truncated_gz(path)
+    content = bytearray(path.read_bytes())
+    content[2000:2100] = b"\xff" * 100
+    path.write_bytes(content)
+
+
+def write_no_columns(path):
+    fits.PrimaryHDU(np.zeros((10, 0), np.uint16), header_of()).writeto(path)
+
+
+def write_float_size(path):
+    fits.PrimaryHDU(IMAGE, header_of()).writeto(path)
+    patch_card(path, "NAXIS1", "12.5")
+
+
+def write_negative_size(path):
+    fits.PrimaryHDU(IMAGE, header_of()).writeto(path)
+    patch_card(path, "NAXIS2", "-10")
+
+
+def write_bad_bitpix(path):
+    fits.PrimaryHDU(IMAGE, header_of()).writeto(path)
+    patch_card(path, "BITPIX", "'16'")
+
+
+def write_fz_without_size(path):
+    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(IMAGE, header_of())]).writeto(path)
+    patch_card(path, "ZNAXIS1", "'x'")
+
+
+BROKEN = {
+    "two images": (write_two_images, "multi-extension"),
+    "cube": (write_cube, "image-type"),
+    "spectrum": (write_spectrum, "image-type"),
+    "no image": (write_no_image, "image-type"),
+    "table only": (write_table_only, "image-type"),
+    "no columns": (write_no_columns, "image-type"),
+    "truncated": (write_truncated, "file-broken"),
+    "header cut off": (write_header_cut, "file-broken"),
+    "truncated fz": (write_truncated_fz, "file-broken"),
+    "truncated gz": (write_truncated_gz, "file-broken"),
+    "corrupt gz": (write_corrupt_gz, "file-broken"),
+    "float size": (write_float_size, "file-broken"),
+    "negative size": (write_negative_size, "file-broken"),
+    "bad bitpix": (write_bad_bitpix, "file-broken"),
+    "bad size of tiles": (write_fz_without_size, "image-type"),
+    "empty": (lambda path: path.touch(), "file-broken"),
+    "text": (lambda path: path.write_text("not FITS at all\n" * 500), "file-broken"),
+    "one byte": (lambda path: path.write_bytes(b"S"), "file-broken"),
+    "zeros": (lambda path: path.write_bytes(bytes(8640)), "file-broken"),
+    "dangling link": (lambda path: path.symlink_to(path.with_name("gone")), "file-broken"),
+    "link to itself": (lambda path: path.symlink_to(path), "file-broken"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_file_has_its_entry_with_an_error_and_harms_no_other(tmp_path, put_frame, case):
+    write, slug = BROKEN[case]
+    write(tmp_path / "broken.fits")
+    put_frame(tmp_path / "good.fits", "FLAT", 2.0)
+    broken, good = find_frames(tmp_path, Config())
+    assert (broken.file, good.file) == ("broken.fits", "good.fits")
+    assert slugs(broken.errors)[0] == slug
+    assert good.errors == ()
+
+
+def test_a_pipe_has_its_entry_and_is_not_waited_for(tmp_path, put_frame):
+    os.mkfifo(tmp_path / "pipe.fits")
+    put_frame(tmp_path / "x.fits", "FLAT", 2.0)
+    found = []
+    thread = threading.Thread(target=lambda: found.extend(find_frames(tmp_path, Config())))
+    thread.daemon = True
+    thread.start()
+    thread.join(2)
+    assert [frame.file for frame in found] == ["pipe.fits", "x.fits"]
+    assert slugs(found[0].errors) == ["file-broken"]
+
+
+def test_a_file_name_that_is_not_text_has_its_entry(tmp_path, put_frame):
+    path = put_frame(tmp_path / "x.fits", "FLAT", 2.0)
+    odd = os.fsencode(tmp_path) + b"/caf\xe9.fits"
+    try:
+        path.rename(os.fsdecode(odd))
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    frame = only(tmp_path)
+    assert slugs(frame.errors) == ["file-broken"]
+    assert frame.file.encode() == rb"caf\xe9.fits"
+
+
+def test_a_header_in_another_alphabet_is_read(tmp_path, put_frame):
+    path = put_frame(tmp_path / "x.fits", "FLAT", 2.0, OBJECT="x" * 20)
+    patch_card(path, "OBJECT", "'caf\xe9'   / \xb0C")
+    frame = only(tmp_path)
+    assert frame.errors == ()
+    assert frame.object == "caf?"
+
+
+# -- the folder --------------------------------------------------------------------------
+
+
+def test_files_of_all_suffixes_below_the_folder_are_found_in_order(tmp_path, put_frame):
+    names = ["B.FIT", "a/x.fits", "a/y.fts", "b.fit", "z/z/z.fits"]
+    for name in [*names, "a/notes.txt", "a/.hidden.fits", "c.fitsx"]:
+        put_frame(tmp_path / name, "FLAT", 1.0)
+    assert [frame.file for frame in find_frames(tmp_path, Config())] == names
+
+
+def test_a_folder_with_the_name_of_an_image_is_a_folder(tmp_path, put_frame):
+    put_frame(tmp_path / "x.fits" / "y.fits", "FLAT", 1.0)
+    assert only(tmp_path).file == "x.fits/y.fits"
+
+
+@pytest.mark.parametrize("make", [lambda p: None, lambda p: p.mkdir(), lambda p: p.touch()])
+def test_no_folder_or_no_fits_file_is_an_error(tmp_path, make):
+    path = tmp_path / "raw.fits"
+    make(path)
+    with pytest.raises(FrameError) as caught:
+        find_frames(path, Config())
+    assert caught.value.slug == "empty-folder"
+    assert str(path) in str(caught.value)
+
+
+def test_headers_alone_are_read(tmp_path):
+    """Images of 128 GB that are holes in a sparse file: nothing could read their pixels."""
+    header = fits.PrimaryHDU(np.zeros((1, 1), np.uint16), header_of()).header
+    header["NAXIS1"] = header["NAXIS2"] = 250_000
+    text = header.tostring(padding=True).encode()
+    for name in ("a.fits", "b.fits"):
+        with (tmp_path / name).open("wb") as file:
+            file.write(text)
+            try:
+                file.truncate(len(text) + -(-2 * 250_000**2 // 2880) * 2880)
+            except OSError:
+                pytest.skip("this file system holds no such files")
+    frames = find_frames(tmp_path, Config())
+    assert [frame.setup.shape for frame in frames] == [(250_000, 250_000)] * 2
+    assert [frame.errors for frame in frames] == [(), ()]

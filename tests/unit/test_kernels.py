@@ -1,0 +1,262 @@
+"""The kernels against plain numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flatcal.flags import Flag
+from flatcal.kernels import arithmetic
+from flatcal.kernels.combine import (
+    BLOCK,
+    MAD_TO_STD,
+    combine_clipped,
+    combine_median,
+    sort_frames,
+)
+from flatcal.kernels.stats import median_of_good
+
+few = settings(deadline=None, max_examples=60, derandomize=True)
+seeds = st.integers(0, 2**32 - 1)
+float_types = st.sampled_from([np.float32, np.float64])
+
+
+def random_stack(seed, n_frames, n_pixels, dtype, tied, missing):
+    rng = np.random.default_rng(seed)
+    stack = rng.normal(1000, 10, (n_frames, n_pixels))
+    stack[rng.random(stack.shape) < 0.05] += 500
+    if tied:
+        stack = np.round(stack / 10) * 10
+    if missing:
+        stack[rng.random(stack.shape) < 0.3] = np.nan
+        stack[rng.random(stack.shape) < 0.1] = rng.choice([np.inf, -np.inf])
+    return stack.astype(dtype)
+
+
+def middle(values):
+    """Median as the kernel rounds it."""
+    values, half = np.sort(values), values.dtype.type(0.5)
+    return half * values[(len(values) - 1) // 2] + half * values[len(values) // 2]
+
+
+def clipped_reference(column, low, high):
+    """Average, standard error and count of one pixel."""
+    good = column[np.isfinite(column)]
+    if not good.size:
+        return np.nan, np.nan, 0
+    center = middle(good)
+    std = column.dtype.type(MAD_TO_STD) * middle(np.abs(good - center))
+    if np.isfinite(low):
+        good = good[good >= center - column.dtype.type(low) * std]
+    if np.isfinite(high):
+        good = good[good <= center + column.dtype.type(high) * std]
+    good = good.astype(np.float64)
+    if not good.size:
+        return np.nan, np.nan, 0
+    error = good.std(ddof=1) / np.sqrt(good.size) if good.size > 1 else np.nan
+    return good.mean(), error, good.size
+
+
+@given(
+    seeds, st.integers(1, 25), st.integers(1, 9), float_types, st.booleans(), st.booleans(),
+    st.sampled_from([0.5, 2.0, 5.0, np.inf]), st.sampled_from([0.0, 3.0, np.inf]), st.booleans(),
+)  # fmt: skip
+@few
+def test_combine_clipped(seed, n_frames, n_pixels, dtype, tied, missing, low, high, scaled):
+    stack = random_stack(seed, n_frames, n_pixels, dtype, tied, missing)
+    before = stack.copy()
+    scales = np.linspace(0.5, 2, n_frames).astype(dtype) if scaled else np.ones(n_frames, dtype)
+    average, error = np.empty(n_pixels, dtype), np.empty(n_pixels, dtype)
+    n_used = np.empty(n_pixels, np.int32)
+    combine_clipped(stack, scales, dtype(low), dtype(high), average, error, n_used)
+    expected = [clipped_reference(column, low, high) for column in (stack.T * scales)]
+    np.testing.assert_array_equal(n_used, [count for _, _, count in expected])
+    tolerance = {"rtol": 1e-6 if dtype is np.float32 else 1e-12}
+    np.testing.assert_allclose(average, [mean for mean, _, _ in expected], **tolerance)
+    np.testing.assert_allclose(
+        error, [std for _, std, _ in expected], rtol=1e-5 if dtype is np.float32 else 1e-10,
+        atol=1e-9,
+    )  # fmt: skip
+    np.testing.assert_array_equal(stack, before)
+
+
+@given(seeds, st.integers(1, 25), st.integers(1, 9), float_types, st.booleans(), st.booleans())
+@few
+def test_combine_median(seed, n_frames, n_pixels, dtype, tied, missing):
+    stack = random_stack(seed, n_frames, n_pixels, dtype, tied, missing)
+    median, error = np.empty(n_pixels, dtype), np.empty(n_pixels, dtype)
+    n_used = np.empty(n_pixels, np.int32)
+    combine_median(stack, np.ones(n_frames, dtype), median, error, n_used)
+    for column, m, e, n in zip(stack.T, median, error, n_used, strict=True):
+        good = column[np.isfinite(column)]
+        assert n == good.size
+        if n == 0:
+            assert np.isnan(m)
+            assert np.isnan(e)
+        else:
+            assert m == middle(good)
+            expected = MAD_TO_STD * middle(np.abs(good - m)) / np.sqrt(n)
+            np.testing.assert_allclose(e, expected, rtol=1e-6)
+
+
+def test_stacks_longer_than_a_block():
+    stack = random_stack(1, 7, 2 * BLOCK + 13, np.float32, False, True)
+    average, error = np.empty((2, stack.shape[1]), np.float32)
+    n_used = np.empty(stack.shape[1], np.int32)
+    infinite = np.float32(np.inf)
+    combine_clipped(stack, np.ones(7, "f4"), infinite, infinite, average, error, n_used)
+    good = np.isfinite(stack)
+    expected = np.where(good, stack, 0).sum(axis=0, dtype="f8") / np.maximum(good.sum(axis=0), 1)
+    np.testing.assert_allclose(average[n_used > 0], expected[n_used > 0], rtol=1e-6)
+    np.testing.assert_array_equal(n_used, good.sum(axis=0))
+
+
+@given(seeds, st.integers(1, 25), st.booleans())
+@few
+def test_network_sorts_any_number_of_frames(seed, n_frames, tied):
+    block = np.random.default_rng(seed).integers(0, 4 if tied else 10**6, (n_frames, 5))
+    block = block.astype(np.float32)
+    expected = np.sort(block, axis=0)
+    sort_frames(block)
+    np.testing.assert_array_equal(block, expected)
+
+
+def as_in_a_file(values):
+    """FITS unsigned integers as the kernels read them: big-endian bytes in a native array."""
+    return (values.astype(np.int32) - 32768).astype(">i2").view("<u2")
+
+
+@given(seeds, float_types)
+@few
+def test_decode(seed, dtype):
+    values = np.random.default_rng(seed).integers(0, 65536, (3, 7)).astype(np.uint16)
+    values.flat[:4] = 0, 32767, 32768, 65535
+    out = np.empty(values.shape, dtype)
+    arithmetic.decode_uint16(as_in_a_file(values), out)
+    np.testing.assert_array_equal(out, values)
+
+
+def planes(seed, shape, dtype):
+    rng = np.random.default_rng(seed)
+    raw = rng.integers(0, 65536, shape).astype(np.uint16)
+    level = rng.normal(300, 3, shape[0]).astype(dtype)
+    bias, dark = (rng.normal(mean, 3, shape).astype(dtype) for mean in (700, 20))
+    flat = rng.normal(1, 0.3, shape).astype(dtype)
+    flat[rng.random(shape) < 0.1] = 0
+    flat[rng.random(shape) < 0.1] = np.nan
+    return raw, level, bias, dark, flat
+
+
+@given(
+    seeds, st.tuples(st.integers(1, 5), st.integers(1, 9)), float_types, st.sets(st.integers(0, 3)),
+    st.sampled_from([1.0, 0.0123]),
+)  # fmt: skip
+@few
+def test_calibration_is_its_steps_in_numpy(seed, shape, dtype, present, scale):
+    raw, level, bias, dark, flat = planes(seed, shape, dtype)
+    scale = dtype(scale)
+    expected = raw.astype(dtype)
+    if 0 in present:
+        expected = expected - level[:, None]
+    if 1 in present:
+        expected = expected - bias
+    if 2 in present:
+        expected = expected - scale * dark
+    if 3 in present:
+        expected = expected / np.where(flat > 0, flat, dtype(1))
+    arguments = (
+        level if 0 in present else np.empty(0, dtype),
+        *(
+            plane if step in present else np.empty((0, 0), dtype)
+            for step, plane in ((1, bias), (2, dark))
+        ),
+        scale,
+        flat if 3 in present else np.empty((0, 0), dtype),
+    )
+    in_place = raw.astype(dtype)
+    arithmetic.calibrate(in_place, *arguments)
+    assert in_place.tobytes() == expected.tobytes()
+    fused, flags = np.empty(shape, dtype), np.empty(shape, np.uint8)
+    arithmetic.calibrate_uint16(as_in_a_file(raw), *arguments, dtype(60000), fused, flags)
+    assert fused.tobytes() == expected.tobytes()
+    expected_flags = np.where(raw >= 60000, Flag.SATURATED, 0)
+    if 3 in present:
+        expected_flags |= np.where(flat > 0, 0, Flag.FLAT_INVALID)
+    np.testing.assert_array_equal(flags, expected_flags)
+
+
+def test_flags_of_floats():
+    pixels = np.array([[1.0, np.nan, np.inf, 9.0]], dtype=np.float32)
+    flags = np.empty(pixels.shape, np.uint8)
+    arithmetic.flag_image(pixels, np.float32(9), np.empty((0, 0), np.float32), flags)
+    bad = Flag.NON_FINITE
+    np.testing.assert_array_equal(flags, [[0, bad, bad | Flag.SATURATED, Flag.SATURATED]])
+
+
+def test_flag_numbers_are_those_of_the_table():
+    for name in ("SATURATED", "NON_FINITE", "FLAT_INVALID", "MASTER_BAD"):
+        assert int(getattr(arithmetic, name)) == Flag[name].value
+
+
+@pytest.mark.parametrize("with_dark", [True, False])
+@pytest.mark.parametrize("holds_bias", [True, False])
+@pytest.mark.parametrize("with_flat", [True, False])
+def test_propagation_is_the_formula(with_dark, holds_bias, with_flat):
+    rng = np.random.default_rng(5)
+    shape, none = (4, 6), np.empty((0, 0))
+    light, dark, flat = (
+        rng.uniform(50, 90, shape),
+        rng.uniform(5, 9, shape),
+        rng.uniform(0.5, 2, shape),
+    )
+    flat[0, 0] = -1
+    bias_std, dark_std, flat_std = rng.uniform(0.1, 1, (3, *shape))
+    values = rng.choice([1, -1], shape) * light
+    divisor = np.where(flat > 0, flat, 1) if with_flat else 1
+    scale, gain, read_variance = 0.25, 1.7, 12.0
+    out = np.empty(shape)
+    arithmetic.propagate(
+        values, read_variance, gain, bias_std, dark if with_dark else none,
+        dark_std if with_dark else none, scale, holds_bias, flat if with_flat else none,
+        flat_std if with_flat else none, out,
+    )  # fmt: skip
+    current = scale * dark if with_dark and not holds_bias else 0
+    variance = np.maximum(values * divisor + current, 0) / gain + read_variance + bias_std**2
+    if with_dark:
+        variance += (scale * dark_std) ** 2
+    variance /= divisor**2
+    if with_flat:
+        variance += (values * flat_std / divisor) ** 2
+    np.testing.assert_allclose(out, np.sqrt(variance), rtol=1e-12)
+
+
+def test_propagation_is_the_scatter_of_simulated_frames():
+    rng = np.random.default_rng(11)
+    n, gain, noise, scale = 200_000, 2.0, 4.0, 0.5
+    light, current, flat_level = 400.0, 60.0, 0.8
+    bias_std, dark_std, flat_std = 0.7, 1.5, 0.01
+    # Counts in ADU of light through the flat and of dark current, then the masters' own errors.
+    counts = rng.poisson((light * flat_level + scale * current) * gain, n) / gain
+    counts = counts + rng.normal(0, noise, n) - rng.normal(0, bias_std, n)
+    counts -= scale * rng.normal(current, dark_std, n)
+    result = counts / rng.normal(flat_level, flat_std, n)
+
+    def plane(value):
+        return np.full((1, 1), value)
+
+    out = np.empty((1, 1))
+    arithmetic.propagate(
+        plane(light), noise**2, gain, plane(bias_std), plane(current), plane(dark_std), scale,
+        False, plane(flat_level), plane(flat_std), out,
+    )  # fmt: skip
+    np.testing.assert_allclose(out[0, 0], result.std(), rtol=0.01)
+
+
+def test_median_of_good_pixels():
+    image = np.array([[1.0, 2.0, np.nan], [3.0, 100.0, np.inf]])
+    assert median_of_good(image) == 2.5
+    assert median_of_good(image, image == 100) == 2
+    assert median_of_good(np.ones((2, 2))) == 1
+    assert np.isnan(median_of_good(image, np.ones(image.shape, np.uint8)))
