@@ -31,7 +31,7 @@ Keywords = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 class Strict(BaseModel):
     """Frozen, and a misspelt name is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class KindRule(Strict):
@@ -57,7 +57,9 @@ class KindRule(Strict):
             return False
         if self.file is not None and not matches_file(self.file, file):
             return False
-        return all(card_matches(cards.get(key), value) for key, value in self.header.items())
+        return all(
+            card_matches(cards.get(key.upper()), value) for key, value in self.header.items()
+        )
 
     def __str__(self) -> str:
         parts = [f"file {self.file}"] if self.file else []
@@ -161,7 +163,9 @@ def load_profiles() -> tuple[CameraProfile, ...]:
 def find_profile(cards: Cards) -> CameraProfile:
     """The profile whose match fits a header, or the generic one."""
     for profile in load_profiles():
-        if all(card_matches(cards.get(key), value) for key, value in profile.match.items()):
+        if profile.match and all(
+            card_matches(cards.get(key), value) for key, value in profile.match.items()
+        ):
             return profile
     return GENERIC
 

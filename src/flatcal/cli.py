@@ -165,10 +165,11 @@ def show(
         Path | None, typer.Option("--output", "-o", metavar="PNG", help="Picture to write.")
     ] = None,
 ) -> None:
-    """Write a picture of an image, stretched by percentiles, with a colour bar."""
+    """Show an image in a window, or write it as a picture with -o; stretched by percentiles."""
     from flatcal.report.show import show_file  # noqa: PLC0415
 
-    typer.echo(show_file(file, output))
+    if picture := show_file(file, output):
+        typer.echo(picture)
 
 
 @app.command()

@@ -286,7 +286,8 @@ class Combiner:
             Deviation, likewise.
         **kwd
             ``maxiters`` (1 by default), ``axis`` (0 by default) and ``grow`` of
-            `astropy.stats.sigma_clip`; ``copy`` and ``use_astropy`` have no effect.
+            `astropy.stats.sigma_clip` (``grow`` needs scipy); ``copy`` and ``use_astropy`` have
+            no effect.
 
         Raises
         ------

@@ -48,7 +48,8 @@ def draft_config(raw: str | Path) -> str:
 
 def _camera_lines(camera: str, example: Frame | None) -> list[str]:
     profile = find_profile_by_name(camera)
-    if profile.name:
+    # A frame of another size than the profile's has no geometry: it needs its own sections.
+    if profile.name and example is not None and example.geometry is not None:
         return [f"# The profile of this camera applies ({profile.source})."]
     lines = [
         "# Sections are FITS text, x first, counted from 1, both ends included; 'none' uses none.",
@@ -85,8 +86,7 @@ def _kind_lines(frames: tuple[Frame, ...]) -> list[str]:
         lines += [
             "# [[kinds]]",
             f'# kind = "{kind}"',
-            f'# file = "{kind}*"',
-            f'# header = {{ IMAGETYP = "{kind.capitalize()} Frame" }}',
+            f'# file = "{kind}*"  # or instead: header = {{ IMAGETYP = "..." }}',
             "",
         ]
     return lines

@@ -8,6 +8,7 @@ from it, and raising an unlisted slug is itself an error.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
@@ -29,10 +30,6 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
         "bias-still-in-frame": (
             "The dark has lost its bias, so it was meant to be scaled, but the frame it is "
             "subtracted from still holds its bias. Call subtract_bias first."
-        ),
-        "camera-mismatch": (
-            "A calibration frame comes from another camera, read-out mode or gain setting than "
-            "the frame that needs it."
         ),
         "dark-exposure": (
             "No dark is as long as the frame within dark.tolerance_s, and none can be scaled. "
@@ -76,18 +73,19 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
         "image-type": "The file holds no two-dimensional image, or one with more than two axes.",
         "kind-hint": (
             "The file name and the header speak of different kinds of frame. The header is "
-            "followed; say --kind 'flat=PATTERN' or use [kinds] when the file name is right."
+            "followed; say --kind 'flat=PATTERN' or use [[kinds]] when the file name is right."
         ),
         "kind-unknown": (
             "Neither the configuration, the camera profile nor the header says whether the frame "
-            "is a bias, dark, flat or science frame. Say it with --kind or in [kinds]."
+            "is a bias, dark, flat or science frame. Say it with --kind or in [[kinds]]."
         ),
         "mixed-binning": "Frames of different binning lie in the folder; each is matched apart.",
         "multi-extension": (
             "The file holds several images. Each frame must be one image for now; split the file."
         ),
         "noise-unknown": (
-            "Gain or read noise of the camera is not known, so outputs carry no UNCERT plane. "
+            "Gain or read noise of the camera is not known, so calibrated frames carry no UNCERT "
+            "plane, and that of masters comes from the scatter of their frames. "
             "Set camera.gain_electron_per_adu and camera.read_noise_electron."
         ),
         "no-bias": "A bias is needed and there is no bias frame that fits.",
@@ -162,6 +160,22 @@ class SectionError(FlatcalError, ValueError):
 
 class FrameError(FlatcalError, ValueError):
     """A frame cannot be used as it is."""
+
+
+class BrokenFileError(FrameError):
+    """A raw file cannot be read, or has changed since it was planned.
+
+    Parameters
+    ----------
+    slug, text : str
+        As for `FlatcalError`.
+    path : Path
+        The file.
+    """
+
+    def __init__(self, slug: str, text: str, path: Path) -> None:
+        super().__init__(slug, text)
+        self.path = path
 
 
 class StateError(FlatcalError, ValueError):

@@ -354,7 +354,9 @@ def _detector(settings: CameraSettings, notes: _Notes) -> Detector:
         saturation_adu=settings.saturation_adu or 65535.0,
     )
     if not detector.noise_known:
-        notes.caveat("noise-unknown", "gain or read noise is not set; no UNCERT plane is made")
+        notes.caveat(
+            "noise-unknown", "gain or read noise is not set; calibrated frames get no UNCERT"
+        )
     return detector
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from flatcal.errors import FrameError, OutputError
+from flatcal.errors import BrokenFileError, OutputError
 from flatcal.frame import Storage
 from flatcal.kernels.arithmetic import decode_uint16
 
@@ -44,7 +44,7 @@ class RawFrame:
 
     Raises
     ------
-    FrameError
+    BrokenFileError
         When the file has changed since, or cannot be opened.
     """
 
@@ -57,11 +57,13 @@ class RawFrame:
         with _naming(path), path.open("rb") as file:
             status = os.fstat(file.fileno())
             if (status.st_size, status.st_mtime_ns) != (storage.size_bytes, storage.mtime_ns):
-                raise FrameError(
+                raise BrokenFileError(
                     "file-changed",
                     f"{path} had {storage.size_bytes} bytes when planned and has "
                     f"{status.st_size} now, or was touched since; plan again",
+                    path,
                 )
+            self.stamp = (status.st_size, status.st_mtime_ns)
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._pixels: Array | None = None
         if storage.plain_uint16:
@@ -103,7 +105,7 @@ class RawFrame:
 
         Raises
         ------
-        FrameError
+        BrokenFileError
             When the data cannot be decoded.
         """
         if self._pixels is not None:
@@ -136,10 +138,11 @@ def _naming(path: Path) -> Iterator[None]:
     """Errors of the file system and of decoding, with the file's name and a slug."""
     try:
         yield
-    except FrameError:
+    except BrokenFileError:
         raise
-    except (OSError, ValueError, RuntimeError, TypeError, IndexError) as error:
-        raise FrameError("file-broken", f"{path} cannot be read: {error}") from error
+    except Exception as error:
+        # Of a damaged file astropy and its C library may raise anything.
+        raise BrokenFileError("file-broken", f"{path} cannot be read: {error}", path) from error
 
 
 def to_big_endian(image: Array) -> Array:

@@ -204,28 +204,35 @@ def choose_dark(
             f"within {settings.tolerance_s:g} s, so it is not scaled"
         )
         return DarkChoice(nearest, 1.0, False, reason, _few_frames(nearest))
+    scalable = _scalable(exposure, fitting, bias, settings)
+    if isinstance(scalable, str):
+        return _exposure_refusal(frame, nearest, settings, scalable)
+    return _scaled(exposure, scalable)
+
+
+def _scalable(
+    exposure: float, fitting: Sequence[Group], bias: Group | None, settings: DarkSettings
+) -> list[Group] | str:
+    """The darks that may be scaled to an exposure time, or why there is none."""
     if settings.scale == "never":
-        return _exposure_refusal(frame, nearest, settings, "dark.scale is never")
+        return "dark.scale is never"
     # The bias goes off the frame and off the dark: it must fit both.
-    fitting = [group for group in fitting if bias and choose_bias(group.first, [bias], settings)]
-    if not fitting:
-        why = "there is no bias to scale it without"
-        return _exposure_refusal(frame, nearest, settings, why)
-    longer = [group for group in fitting if group.exposure_time_s >= exposure]
+    without_bias = [g for g in fitting if bias and choose_bias(g.first, [bias], settings)]
+    if not without_bias:
+        return "there is no bias to scale it without"
+    longer = [group for group in without_bias if group.exposure_time_s >= exposure]
     if not longer and not settings.scale_up:
-        return _exposure_refusal(frame, nearest, settings, "dark.scale_up is not allowed")
-    candidates = longer or [group for group in fitting if group.exposure_time_s > 0]
-    if not candidates:
-        return _exposure_refusal(frame, nearest, settings, "a dark of 0 s holds no current")
-    return _scaled(exposure, candidates, scaled_up=not longer)
+        return "dark.scale_up is not allowed"
+    shorter = [group for group in without_bias if group.exposure_time_s > 0]
+    return longer or shorter or "a dark of 0 s holds no current"
 
 
-def _scaled(exposure: float, candidates: Sequence[Group], *, scaled_up: bool) -> DarkChoice:
+def _scaled(exposure: float, candidates: Sequence[Group]) -> DarkChoice:
     rejectable = [group for group in candidates if len(group.frames) >= ENOUGH_TO_REJECT]
     dark = max(rejectable or candidates, key=lambda group: group.exposure_time_s)
     scale = exposure / dark.exposure_time_s
     caveats = _few_frames(dark)
-    if scaled_up:
+    if scale > 1:
         text = f"dark of {dark.exposure_time_s:g} s scaled up to {exposure:g} s; so is its noise"
         caveats += (Caveat("dark-exposure", text),)
     reason = (

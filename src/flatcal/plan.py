@@ -242,12 +242,8 @@ class _Planner:
             for choice in self.choices.values()
             if isinstance(choice, DarkChoice) and choice.scaled
         }
-        self.choices |= {
-            frame.file: self._no_bias(choice)
-            for frame in self.targets
-            if isinstance(choice := self.choices[frame.file], DarkChoice)
-            and id(choice.dark) in self.scaled_darks
-            and choose_bias(frame, self.bias_groups, config.dark) is None
+        self.choices = {
+            frame.file: self._with_bias(frame, self.choices[frame.file]) for frame in self.targets
         }
         flats = [f for f in _of(Kind.FLAT, good) if not isinstance(self.choices[f.file], Caveat)]
         self.flat_groups = group_flats(flats)
@@ -278,13 +274,22 @@ class _Planner:
             return Caveat("no-bias", f"neither a dark nor a bias fits; {choice.text}")
         return None
 
-    def _no_bias(self, choice: DarkChoice) -> Caveat:
-        """Refusal of a frame that would need the bias in a dark that others need without it."""
-        return Caveat(
-            "no-bias",
-            f"other frames need {self.names[id(choice.dark)]} scaled, so it holds no bias, and "
-            "no bias frames fit this frame; take some, or set dark.scale = 'never'",
-        )
+    def _with_bias(
+        self, frame: Frame, choice: DarkChoice | Caveat | None
+    ) -> DarkChoice | Caveat | None:
+        """The choice, or a refusal where its dark has lost the bias and no bias fits the frame."""
+        if (
+            isinstance(choice, DarkChoice)
+            and id(choice.dark) in self.scaled_darks
+            and choose_bias(frame, self.bias_groups, self.config.dark) is None
+        ):
+            name = self.names[id(choice.dark)]
+            return Caveat(
+                "no-bias",
+                f"{name} has lost its bias, because other frames need it scaled, and no bias "
+                "fits this frame; take bias frames at its set temperature",
+            )
+        return choice
 
     def _calibration_steps(self, frame: Frame) -> tuple[Step, ...]:
         choice = self.choices[frame.file]

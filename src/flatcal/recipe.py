@@ -9,15 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from flatcal.camera import CameraSettings, KindRule, Strict
 from flatcal.errors import ConfigError
 from flatcal.frame import Kind
-
-
-# TOML has inf, JSON has not: it is written as text, which is read as a number again.
-_JSON_WITH_INFINITY = ConfigDict(ser_json_inf_nan="strings")
 
 
 class DarkSettings(Strict):
@@ -37,8 +33,6 @@ class DarkSettings(Strict):
         Whether a shorter dark may be scaled up.
     """
 
-    model_config = _JSON_WITH_INFINITY
-
     required: bool | None = None
     tolerance_s: float = Field(default=0.5, ge=0)
     temperature_tolerance_c: float = Field(default=0.5, ge=0)
@@ -54,8 +48,6 @@ class CombineSettings(Strict):
     low_sigma, high_sigma : float
         Rejection thresholds in units of 1.4826 MAD.
     """
-
-    model_config = _JSON_WITH_INFINITY
 
     low_sigma: float = Field(default=5.0, gt=0)
     high_sigma: float = Field(default=5.0, gt=0)

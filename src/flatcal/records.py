@@ -67,10 +67,12 @@ class ProductRecord(Strict):
         Of the output.
     recipe : str
         SHA-256 over everything that determines its pixels.
+    size_bytes : int
+        Of the file.
     inputs : tuple of str
         Raw files that went into it.
-    median_adu : float
-        Median of its good pixels.
+    median_adu : float or None
+        Median of its good pixels, None when it has none.
     n_flagged : int
         Pixels that are not good.
     """
@@ -78,8 +80,9 @@ class ProductRecord(Strict):
     output: str
     kind: Kind
     recipe: str
+    size_bytes: int
     inputs: tuple[str, ...]
-    median_adu: float
+    median_adu: float | None
     n_flagged: int
 
 

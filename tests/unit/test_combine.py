@@ -129,7 +129,10 @@ def test_sigma_clipping_is_that_of_ccdproc(seed, n_frames, scaled, func, dev_fun
     ours.sigma_clipping(low, 1.1, func, dev_func)
     theirs.sigma_clipping(low, 1.1, func, dev_func)
     np.testing.assert_array_equal(ours.data_arr.mask, theirs.data_arr.mask)
-    assert_like(ours.average_combine(), theirs.average_combine())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a pixel without any value left
+        oracle = theirs.average_combine()
+    assert_like(ours.average_combine(), oracle)
 
 
 def column(values, mask=None):

@@ -124,6 +124,8 @@ def test_a_misspelt_name_is_told_with_what_was_meant(text, line, meant):
         ("dark = 5", 1),
         ("[dark]\ntolerance_s = -0.1", 2),
         ("[dark]\ntolerance_s = nan", 2),
+        ("[dark]\ntolerance_s = inf", 2),
+        ("[camera]\nsaturation_adu = inf", 2),
         ("[dark]\ntolerance_s = [1]", 2),
         ("[dark]\n\ntemperature_tolerance_c = -1", 3),
         ("[dark]\nscale = true", 2),

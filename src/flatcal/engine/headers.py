@@ -19,6 +19,7 @@ from flatcal.flags import MEANING
 from flatcal.frame import Kind
 from flatcal.io import quiet_astropy
 from flatcal.plan import FramePlan, MasterPlan, Step
+from flatcal.steps.state import STEP_RECORDS
 
 # Cards of the file's structure, which astropy writes anew, and sections that no longer hold.
 _STRUCTURE: Final = frozenset(
@@ -26,14 +27,6 @@ _STRUCTURE: Final = frozenset(
     + ("BSCALE", "BZERO", "BLANK", "CHECKSUM", "DATASUM", "EXTNAME", "EXTVER", "END", "")
 )
 _SECTIONS: Final = frozenset(("BIASSEC", "TRIMSEC", "DATASEC", "CCDSEC"))
-
-_STATE: Final = {
-    "subtract_overscan": ("OSCANSUB", "overscan level subtracted"),
-    "trim_image": ("TRIMMED", "cut to the section that is kept"),
-    "subtract_bias": ("BIASSUB", "bias subtracted by itself"),
-    "subtract_dark": ("DARKSUB", "dark subtracted"),
-    "flat_correct": ("FLATDIV", "divided by the flat"),
-}
 
 
 def read_header(path: Path, hdu: int) -> fits.Header:
@@ -106,6 +99,7 @@ def master_header(
         header["DATE-OBS"] = (dates[0], "of the first frame")
         header["DATE-END"] = (dates[-1], "start of the last frame")
     header["BUNIT"] = (frames[0].unit, "unit of the pixel values")
+    _shift_wcs(header, master.steps or frames[0].steps)
     # Flats may differ in their darks and scales: what they do not share is not said.
     steps = [master.steps] if master.steps else [frame.steps for frame in frames]
     header.update(common_cards([state_cards(its_steps) for its_steps in steps]))
@@ -146,13 +140,26 @@ def _shift_wcs(header: fits.Header, steps: Sequence[Step]) -> None:
                 header[card.keyword] = card.value - (int(first) - 1)
 
 
+_REMOVES: Final = {
+    "subtract_overscan": "overscan",
+    "trim_image": "trim",
+    "subtract_bias": "bias",
+    "subtract_dark": "dark",
+    "flat_correct": "flat",
+}
+
+
 def state_cards(steps: Sequence[Step]) -> fits.Header:
     """Cards that say what has been removed, one for each possible step."""
     header = fits.Header()
     header["FLATCAL"] = (__version__, "version of flatcal that wrote this file")
     done = {step.name: step for step in steps}
-    for name, (keyword, comment) in _STATE.items():
-        header[keyword] = (name in done, comment)
+    removed = {_REMOVES[name] for name in done}
+    if "dark" in removed:
+        # Either it has gone by itself, or with a dark that still held it.
+        removed.add("bias")
+    for step, record in STEP_RECORDS.items():
+        header[record.card] = (step in removed, record.comment)
     for keyword, name, comment in (
         ("OSCANSEC", "subtract_overscan", "overscan section used"),
         ("TRIMDSEC", "trim_image", "section that was kept"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -14,17 +13,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from pydantic import ValidationError
-
 from flatcal import __version__
-from flatcal.engine.headers import (
-    add_flag_legend,
-    add_inputs,
-    frame_header,
-    master_header,
-    read_header,
-    recipe_hash,
-)
+from flatcal.engine.headers import frame_header, master_header, read_header, recipe_hash
 from flatcal.engine.masters import Master, load_master, make_master
 from flatcal.engine.products import (
     Planes,
@@ -33,18 +23,19 @@ from flatcal.engine.products import (
     combine_flats,
     combine_raw,
 )
-from flatcal.errors import FlatcalError, FrameError, OutputError
+from flatcal.engine.store import OutputStore, check_output
+from flatcal.errors import BrokenFileError, FlatcalError, FrameError
 from flatcal.frame import Caveat, Kind
-from flatcal.headers import read_header_cards
-from flatcal.io import RawFrame, write_image, write_text
-from flatcal.kernels.stats import median_of_good
+from flatcal.io import RawFrame
 from flatcal.plan import FramePlan, MasterPlan, Plan, Step
 from flatcal.records import InputRecord, Outcome, ProductRecord, RunRecord, Status
 
 logger = logging.getLogger(__name__)
 
-FOLDERS = ("masters", "flats", "science")
 DEFAULT_MEMORY_BYTES = 2 * 2**30
+
+# What of a frame's plan determines its pixels and header, beside the raw file and the steps.
+_PIXEL_FACTS = {"kind", "exposure_time_s", "filter", "unit", "shape", "detector"}
 
 Progress = Callable[[str, int, int], None]
 
@@ -117,54 +108,32 @@ def run_plan(
     check_output(Path(plan.raw), folder)
     jobs = jobs or os.cpu_count() or 1
     with ThreadPoolExecutor(jobs) as pool:
-        workers = Workers(pool, jobs, memory_bytes)
-        return _Run(plan, folder, workers, overwrite, progress or (lambda *_: None)).run()
+        store = OutputStore(folder, overwrite=overwrite)
+        run = _Run(plan, store, Workers(pool, jobs, memory_bytes), progress or _silent)
+        return run.run()
 
 
-def check_output(raw: Path, out: Path) -> None:
-    """Refuse an output folder that lies in the raw folder or cannot be written."""
-    raw, real = raw.resolve(), out.resolve()
-    if real == raw or raw in real.parents or real in raw.parents:
-        raise OutputError(
-            "output-in-raw", f"output {real} and raw {raw} lie in one another; choose another"
-        )
-    try:
-        for name in FOLDERS:
-            (out / name).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            "output-not-writable", f"{out} cannot be made: {error.strerror or error}"
-        ) from error
-    if not all(os.access(out / name, os.W_OK) for name in FOLDERS):
-        raise OutputError("output-not-writable", f"{out} cannot be written; choose another folder")
-
-
-class _NotMadeError(Exception):
-    """A frame or master that cannot be made, with the reason for its outcome."""
-
-    def __init__(self, caveat: Caveat) -> None:
-        super().__init__(caveat.text)
-        self.caveat = caveat
+def _silent(_what: str, _done: int, _total: int) -> None:
+    """Progress that nobody asked for."""
 
 
 class _Run:
     """One run: what is known while it goes on."""
 
     def __init__(
-        self, plan: Plan, out: Path, workers: Workers, overwrite: bool, progress: Progress
+        self, plan: Plan, store: OutputStore, workers: Workers, progress: Progress
     ) -> None:
         self.plan = plan
         self.raw = Path(plan.raw)
-        self.out = out
+        self.store = store
         self.workers = workers
-        self.overwrite = overwrite
         self.progress = progress
         self.frames = {frame.file: frame for frame in plan.frames}
-        self.previous = _previous_record(out)
         self.inputs: dict[str, InputRecord] = {}
         self.products: dict[str, ProductRecord] = {}
         self.masters: dict[str, Master] = {}
         self.failures: dict[str, Caveat] = {}
+        self.master_failures: dict[str, Caveat] = {}
         self.n_made = 0
         self.n_done = 0
         self.n_total = len(plan.masters) + sum(f.action == "calibrate" for f in plan.frames)
@@ -189,13 +158,29 @@ class _Run:
             products=dict(sorted(self.products.items())),
             outcomes=tuple(self._outcome(frame) for frame in self.plan.frames),
         )
-        return self._finish(record)
+        return RunResult(
+            out=self.store.out,
+            record=self.store.finish(self.plan, record),
+            n_made=self.n_made,
+            n_current=len(self.products) - self.n_made,
+            left_over=self.store.left_over(self.plan),
+        )
+
+    def _step_done(self, what: str) -> None:
+        with self.lock:
+            self.n_done += 1
+            done = self.n_done
+        self.progress(what, done, self.n_total)
+
+    def _fail(self, file: str, error: FlatcalError) -> None:
+        logger.warning("%s: %s", file, error)
+        with self.lock:
+            self.failures[file] = Caveat(error.slug, error.text)
 
     # -- inputs ------------------------------------------------------------------------
 
     def _hash_inputs(self) -> None:
         """SHA-256 of each raw frame, from the earlier run where the file has not changed."""
-        wanted = [frame for frame in self.plan.frames if frame.action != "refuse"]
 
         def digest(frame: FramePlan) -> None:
             try:
@@ -203,25 +188,22 @@ class _Run:
             except FlatcalError as error:
                 self._fail(frame.file, error)
             else:
-                self.inputs[frame.file] = record
+                with self.lock:
+                    self.inputs[frame.file] = record
 
+        wanted = [frame for frame in self.plan.frames if frame.action != "refuse"]
         _wait(self.workers.pool.submit(digest, frame) for frame in wanted)
 
     def _input_record(self, frame: FramePlan) -> InputRecord:
         storage = frame.storage
         assert storage is not None
         assert frame.shape is not None
-        known = self.previous.inputs.get(frame.file) if self.previous else None
-        if known and (known.size_bytes, known.mtime_ns) == (storage.size_bytes, storage.mtime_ns):
-            return known
+        known = self.store.known_input(self.plan.raw, frame.file)
         with RawFrame(self.raw / frame.file, storage, frame.shape) as raw:
-            digest = raw.sha256()
-        return InputRecord(size_bytes=storage.size_bytes, mtime_ns=storage.mtime_ns, sha256=digest)
-
-    def _fail(self, file: str, error: FlatcalError) -> None:
-        logger.warning("%s: %s", file, error)
-        with self.lock:
-            self.failures[file] = Caveat(error.slug, error.text)
+            if known and (known.size_bytes, known.mtime_ns) == raw.stamp:
+                return known
+            size_bytes, mtime_ns = raw.stamp
+            return InputRecord(size_bytes=size_bytes, mtime_ns=mtime_ns, sha256=raw.sha256())
 
     # -- masters -----------------------------------------------------------------------
 
@@ -231,31 +213,51 @@ class _Run:
     def _try_master(self, master: MasterPlan, make: Callable[[MasterPlan], None]) -> None:
         try:
             make(master)
-        except (_NotMadeError, FrameError) as failure:
-            logger.warning("%s cannot be made: %s", master.name, failure)
+        except FlatcalError as error:
+            logger.warning("%s cannot be made: %s", master.name, error)
+            self.master_failures[master.name] = Caveat(error.slug, error.text)
         self._step_done(master.name)
 
     def _good_inputs(self, master: MasterPlan) -> list[FramePlan]:
         good = [self.frames[file] for file in master.inputs if file not in self.failures]
         if not good:
-            slug = "file-broken"
-            raise _NotMadeError(Caveat(slug, f"none of the frames of {master.name} can be used"))
+            cause = self.failures[master.inputs[0]]
+            raise FrameError(cause.slug, f"no frame can be used; {master.inputs[0]}: {cause.text}")
         return good
 
     def _make_raw_master(self, master: MasterPlan) -> None:
-        frames = self._good_inputs(master)
-        recipe = self._recipe("average", frames, master.steps)
+        """Combine bias or dark frames; one that turns out broken is left out and named."""
 
-        def make() -> Planes:
+        def make(frames: Sequence[FramePlan]) -> Planes:
             return combine_raw(
                 self.raw, frames, master.steps, self._master,
                 self.plan.config.combine, self.workers,
             )  # fmt: skip
 
-        self._produce_master(master, frames, recipe, make)
+        while True:
+            frames = self._good_inputs(master)
+            combine = self.plan.config.combine.model_dump()
+            recipe = self._recipe("average", frames, master.steps, combine)
+            try:
+                self._produce_master(master, frames, recipe, make)
+            except BrokenFileError as error:
+                broken = error.path.relative_to(self.raw).as_posix()
+                self._fail(broken, error)
+            else:
+                return
+
+    def _flats_with_light(self, master: MasterPlan) -> list[FramePlan]:
+        """Flats that can be divided by their median; the others fail."""
+        for frame in self._good_inputs(master):
+            level = self.products[_output(frame)].median_adu
+            if level is None or level <= 0:
+                told = "it has no good pixel" if level is None else f"its median is {level:g}"
+                text = f"{told}, so it is not used in {master.name}; leave the file out"
+                self._fail(frame.file, FrameError("flat-level", text))
+        return self._good_inputs(master)
 
     def _make_flat_master(self, master: MasterPlan) -> None:
-        frames = self._good_inputs(master)
+        frames = self._flats_with_light(master)
         parts = [self.products[_output(frame)] for frame in frames]
         recipe = recipe_hash(
             {
@@ -265,10 +267,11 @@ class _Run:
             }
         )
 
-        def make() -> Planes:
-            paths = [self.out / part.output for part in parts]
-            medians = [part.median_adu for part in parts]
-            return combine_flats(paths, medians, frames, self.plan.config.combine, self.workers)
+        def make(frames: Sequence[FramePlan]) -> Planes:
+            paths = [self.store.out / part.output for part in parts]
+            medians = [part.median_adu or 0.0 for part in parts]
+            settings = self.plan.config.combine
+            return combine_flats(paths, medians, frames, settings, self.workers)
 
         self._produce_master(master, frames, recipe, make)
 
@@ -277,23 +280,24 @@ class _Run:
         master: MasterPlan,
         frames: Sequence[FramePlan],
         recipe: str,
-        make: Callable[[], Planes],
+        make: Callable[[Sequence[FramePlan]], Planes],
     ) -> None:
-        path = self.out / master.output
-        files = [frame.file for frame in frames]
-        if not self._is_current(master.output, recipe):
-            self._check_replaceable(path)
-            planes = make()
-            raws = [read_header(self.raw / f.file, _hdu(f)) for f in frames]
-            header = master_header(raws, master, frames)
-            self.masters[master.name] = make_master(
-                planes.data.copy(),
-                None if planes.std is None else planes.std.copy(),
-                planes.flags.copy(),
-                recipe,
-                bias_removed=master.bias_removed,
-            )
-            self._write(master.output, header, planes, recipe, files, master.kind)
+        if self._is_current(master.output, recipe):
+            return
+        self.store.check_replaceable(master.output)
+        planes = make(frames)
+        raws = [read_header(self.raw / f.file, _hdu(f)) for f in frames]
+        in_memory = make_master(
+            planes.data.copy(),
+            None if planes.std is None else planes.std.copy(),
+            planes.flags.copy(),
+            recipe,
+            bias_removed=master.bias_removed,
+        )
+        self._write(
+            master.output, master.kind, planes, master_header(raws, master, frames), recipe, frames
+        )
+        self.masters[master.name] = in_memory
 
     def _master(self, name: str) -> Master:
         """A master by its name: made in this run, or read from the output folder."""
@@ -301,13 +305,18 @@ class _Run:
             master = self.masters.get(name)
             if master is None:
                 plan = self.plan.master(name)
-                product = self.products.get(plan.output)
-                if product is None:
-                    raise _NotMadeError(Caveat("file-broken", f"{name} could not be made"))
-                path = self.out / plan.output
+                product = self._product_of(name)
+                path = self.store.out / plan.output
                 master = load_master(path, product.recipe, bias_removed=plan.bias_removed)
                 self.masters[name] = master
             return master
+
+    def _product_of(self, master: str) -> ProductRecord:
+        product = self.products.get(self.plan.master(master).output)
+        if product is None:
+            cause = self.master_failures[master]
+            raise FrameError(cause.slug, f"{master} could not be made: {cause.text}")
+        return product
 
     # -- frames ------------------------------------------------------------------------
 
@@ -322,27 +331,30 @@ class _Run:
     def _try_frame(self, frame: FramePlan) -> None:
         try:
             self._make_frame(frame)
-        except _NotMadeError as failure:
-            with self.lock:
-                self.failures[frame.file] = failure.caveat
-        except FrameError as error:
+        except FlatcalError as error:
             self._fail(frame.file, error)
         self._step_done(frame.file)
 
     def _make_frame(self, frame: FramePlan) -> None:
         output = _output(frame)
-        recipe = self._recipe("calibrate", [frame], frame.steps)
+        recipe = self._recipe("calibrate", [frame], frame.steps, None)
         if self._is_current(output, recipe):
             return
-        self._check_replaceable(self.out / output)
+        self.store.check_replaceable(output)
         planes = calibrate_frame(self.raw, frame, self._master)
         header = frame_header(read_header(self.raw / frame.file, _hdu(frame)), frame)
         assert frame.kind is not None
-        self._write(output, header, planes, recipe, [frame.file], frame.kind)
+        self._write(output, frame.kind, planes, header, recipe, [frame])
 
     # -- outputs -----------------------------------------------------------------------
 
-    def _recipe(self, operation: str, frames: Sequence[FramePlan], steps: Sequence[Step]) -> str:
+    def _recipe(
+        self,
+        operation: str,
+        frames: Sequence[FramePlan],
+        steps: Sequence[Step],
+        settings: dict[str, Any] | None,
+    ) -> str:
         """Hash of everything that determines an output made from raw frames."""
         masters = {step.master for step in steps if step.master is not None}
         return recipe_hash(
@@ -353,144 +365,56 @@ class _Run:
                 "frames": [frame.model_dump(mode="json", include=_PIXEL_FACTS) for frame in frames],
                 "steps": [step.model_dump(exclude={"reason"}) for step in steps],
                 "masters": {name: self._product_of(name).recipe for name in sorted(masters)},
-                "combine": self.plan.config.combine.model_dump(),
+                "settings": settings,
             }
         )
 
-    def _product_of(self, master: str) -> ProductRecord:
-        product = self.products.get(self.plan.master(master).output)
-        if product is None:
-            raise _NotMadeError(Caveat("file-broken", f"{master} could not be made"))
-        return product
-
     def _is_current(self, output: str, recipe: str) -> bool:
-        """Whether an earlier run made this output from the same things in the same way."""
-        known = self.previous.products.get(output) if self.previous else None
-        path = self.out / output
-        if known is None or known.recipe != recipe or not path.is_file():
-            return False
-        try:
-            current = read_header_cards(path).get("RECIPE") == recipe
-        except (FrameError, OSError):
-            return False
-        if current:
+        known = self.store.current(output, recipe)
+        if known is not None:
             logger.info("%s is up to date", output)
             with self.lock:
                 self.products[output] = known
-        return current
-
-    def _check_replaceable(self, path: Path) -> None:
-        """Never replace what flatcal did not write, unless asked to."""
-        if self.overwrite or not path.exists():
-            return
-        try:
-            ours = "FLATCAL" in read_header_cards(path)
-        except (FrameError, OSError):
-            ours = False
-        if not ours:
-            raise _NotMadeError(
-                Caveat("output-exists", f"{path} was not written by flatcal; say --overwrite")
-            )
+        return known is not None
 
     def _write(
         self,
         output: str,
-        header: Any,
-        planes: Planes,
-        recipe: str,
-        files: Sequence[str],
         kind: Kind,
+        planes: Planes,
+        header: Any,
+        recipe: str,
+        frames: Sequence[FramePlan],
     ) -> None:
-        n_flagged = int((planes.flags != 0).sum())
-        if planes.std is not None:
-            header["ERRSRC"] = (planes.std_source, "what UNCERT comes from")
-        median = median_of_good(planes.data, planes.flags)
-        add_flag_legend(header, n_flagged)
-        add_inputs(header, [(file, self.inputs[file].sha256) for file in files], recipe)
-        write_image(self.out / output, header, planes.data, planes.std, planes.flags)
-        logger.info("wrote %s: %d inputs, median %.6g", output, len(files), median)
+        inputs = [(frame.file, self.inputs[frame.file].sha256) for frame in frames]
+        product = self.store.write(output, kind, planes, header, recipe, inputs)
         with self.lock:
             self.n_made += 1
-            self.products[output] = ProductRecord(
-                output=output,
-                kind=kind,
-                recipe=recipe,
-                inputs=tuple(files),
-                median_adu=median,
-                n_flagged=n_flagged,
-            )
+            self.products[output] = product
 
-    def _step_done(self, what: str) -> None:
-        with self.lock:
-            self.n_done += 1
-            done = self.n_done
-        self.progress(what, done, self.n_total)
-
-    # -- the end -----------------------------------------------------------------------
+    # -- outcomes ----------------------------------------------------------------------
 
     def _outcome(self, frame: FramePlan) -> Outcome:
-        failure = self.failures.get(frame.file)
-        errors = frame.errors if failure is None else (*frame.errors, failure)
-        part_of = frame.part_of if not errors and self._was_made(frame.part_of) else None
+        errors = frame.errors
+        if frame.file in self.failures:
+            errors += (self.failures[frame.file],)
+        elif frame.action == "combine" and frame.part_of in self.master_failures:
+            errors += (self.master_failures[frame.part_of],)
         if errors:
-            status, reason = Status.FAILED, errors[0].text
-        elif frame.action == "calibrate":
-            status, reason = Status.CALIBRATED, frame.reason
-        elif part_of is None:
-            status, reason = Status.FAILED, f"{frame.part_of} could not be made"
+            status = Status.FAILED
         else:
-            status, reason = Status.USED, frame.reason
+            status = Status.CALIBRATED if frame.action == "calibrate" else Status.USED
+        made = frame.part_of is not None and frame.part_of not in self.master_failures
         return Outcome(
             file=frame.file,
             kind=frame.kind,
             status=status,
             output=frame.output if status is Status.CALIBRATED else None,
-            part_of=part_of,
-            reason=reason,
+            part_of=frame.part_of if made and not errors else None,
+            reason=errors[0].text if errors else frame.reason,
             caveats=frame.caveats,
             errors=errors,
         )
-
-    def _was_made(self, master: str | None) -> bool:
-        return master is not None and self.plan.master(master).output in self.products
-
-    def _finish(self, record: RunRecord) -> RunResult:
-        """Write plan.json and run.json, unless nothing has changed since the earlier run."""
-        timeless = {"started", "seconds"}
-        same = self.previous is not None and record.model_dump(
-            exclude=timeless
-        ) == self.previous.model_dump(exclude=timeless)
-        if same and not self.n_made and self.previous is not None:
-            record = self.previous
-        write_text(self.out / "plan.json", self.plan.model_dump_json(indent=1) + "\n")
-        write_text(self.out / "run.json", record.model_dump_json(indent=1) + "\n")
-        return RunResult(
-            out=self.out,
-            record=record,
-            n_made=self.n_made,
-            n_current=len(self.products) - self.n_made,
-            left_over=self._left_over(),
-        )
-
-    def _left_over(self) -> tuple[str, ...]:
-        present = {
-            path.relative_to(self.out).as_posix()
-            for name in FOLDERS
-            for path in (self.out / name).glob("*.fits")
-        }
-        return tuple(sorted(present - set(self.products)))
-
-
-# What of a frame's plan determines its pixels and header, beside the raw file and the steps.
-_PIXEL_FACTS = {"kind", "exposure_time_s", "filter", "unit", "shape", "detector"}
-
-
-def _previous_record(out: Path) -> RunRecord | None:
-    """run.json of an earlier run, if it can be understood."""
-    try:
-        return RunRecord.model_validate_json((out / "run.json").read_bytes())
-    except (OSError, ValidationError, json.JSONDecodeError):
-        return None
 
 
 def _output(frame: FramePlan) -> str:

@@ -19,7 +19,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from flatcal.errors import FrameError
+from flatcal.errors import FrameError, OutputError
 from flatcal.headers import HduInfo, Value, scan_hdus
 
 
@@ -165,16 +165,26 @@ def show_file(path: str | Path, output: str | Path | None = None) -> Path | None
     Raises
     ------
     FrameError
-        The file is not FITS or cut off (file-broken), or holds no image (image-type).
-    OSError
-        The file cannot be opened, or the PNG file not be written.
+        The file cannot be read (file-broken), or holds no image (image-type).
+    OutputError
+        There is no display to open a window on, or the PNG file cannot be written.
     """
-    hdus = scan_hdus(path)
+    try:
+        hdus = scan_hdus(path)
+    except OSError as error:
+        raise FrameError("file-broken", f"{path} cannot be opened: {error.strerror}") from error
     hdu = _find_image(hdus, path)
     title = _describe(Path(path).name, {**hdus[0].cards, **hdu.cards})
     pixels = fits.getdata(path, hdu.index)
     if output is not None:
-        return save_png(pixels, output, title)
+        try:
+            return save_png(pixels, output, title)
+        except OSError as error:
+            raise OutputError(
+                "output-not-writable", f"{output} cannot be written: {error.strerror}"
+            ) from error
+    if plt.get_backend().lower() == "agg":
+        raise OutputError("output-not-writable", "there is no display; say -o FILE.png")
     show_image(pixels, cmap="gray").set_title(title)
     plt.show()
     return None

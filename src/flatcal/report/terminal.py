@@ -36,12 +36,14 @@ def print_frames(frames: Sequence[Frame]) -> None:
             kind, str(len(members)), exposure.lstrip(), filter_, temperature, shape, camera
         )
     console.print(table)
-    setups = {(f.setup.shape, f.setup.binning) for f in frames if f.setup is not None}
-    if len(setups) > 1:
-        console.print(
-            f"{len(setups)} image sizes or binnings: frames match only their own [mixed-binning]",
-            markup=False,
-        )
+    for slug, name, values in (
+        ("mixed-binning", "binnings", {f.setup.binning for f in frames if f.setup}),
+        ("frame-shape", "image sizes", {f.setup.shape for f in frames if f.setup}),
+    ):
+        if len(values) > 1:
+            found = ", ".join(f"{a} x {b}" for a, b in sorted(values))
+            text = f"{len(values)} {name} ({found}); frames are matched only with their own"
+            console.print(f"{text} [{slug}]", markup=False)
     _print_caveats(console, "errors", ((f.file, f.errors) for f in frames))
     _print_caveats(console, "caveats", ((f.file, f.caveats) for f in frames))
 
@@ -107,9 +109,11 @@ def _steps(members: Sequence[FramePlan]) -> str:
     lines = []
     for place, step in enumerate(members[0].steps):
         scales = [frame.steps[place].scale for frame in members]
-        spread = f" to {max(scales):.4g}" if max(scales) > min(scales) else ""
-        lowest = step.model_copy(update={"scale": min(scales)})
-        lines.append(f"{lowest}{spread}")
+        if max(scales) > min(scales):
+            unscaled = step.model_copy(update={"scale": 1.0})
+            lines.append(f"{unscaled} x {min(scales):.4g} to {max(scales):.4g}")
+        else:
+            lines.append(str(step))
     return "\n".join(lines)
 
 
@@ -141,7 +145,7 @@ def print_result(result: RunResult) -> None:
             table.add_row(
                 escape(product.output),
                 str(len(product.inputs)),
-                f"{product.median_adu:.5g}",
+                "" if product.median_adu is None else f"{product.median_adu:.5g}",
                 str(product.n_flagged),
             )
         console.print(table)
@@ -165,6 +169,8 @@ def print_result(result: RunResult) -> None:
             f"{record.seconds:.1f} s: {result.out}",
             markup=False,
         )
+    elif result.failed:
+        console.print(f"nothing written, {result.n_current} up to date: {result.out}", markup=False)
     else:
         console.print(f"everything is up to date: {result.out}", markup=False)
 

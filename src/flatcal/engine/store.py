@@ -1,0 +1,191 @@
+"""The output folder: what an earlier run left in it, and the files of this one."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from astropy.io import fits
+from pydantic import ValidationError
+
+from flatcal.engine.headers import add_flag_legend, add_inputs
+from flatcal.engine.products import Planes
+from flatcal.errors import FrameError, OutputError
+from flatcal.frame import Kind
+from flatcal.headers import read_header_cards
+from flatcal.io import write_image, write_text
+from flatcal.kernels.stats import median_of_good
+from flatcal.plan import Plan
+from flatcal.records import InputRecord, ProductRecord, RunRecord
+
+logger = logging.getLogger(__name__)
+
+FOLDERS = ("masters", "flats", "science")
+
+
+def check_output(raw: Path, out: Path) -> None:
+    """Make the output folder, or refuse it.
+
+    Raises
+    ------
+    OutputError
+        It lies in the raw folder or around it, or cannot be written.
+    """
+    raw, real = raw.resolve(), out.resolve()
+    if real == raw or raw in real.parents or real in raw.parents:
+        raise OutputError(
+            "output-in-raw", f"output {real} and raw {raw} lie in one another; choose another"
+        )
+    try:
+        for name in FOLDERS:
+            (out / name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            "output-not-writable", f"{out} cannot be made: {error.strerror or error}"
+        ) from error
+    if not all(os.access(out / name, os.W_OK) for name in FOLDERS):
+        raise OutputError("output-not-writable", f"{out} cannot be written; choose another folder")
+
+
+class OutputStore:
+    """An output folder.
+
+    Parameters
+    ----------
+    out : Path
+        The folder, made by `check_output`.
+    overwrite : bool
+        Whether files that flatcal did not write may be replaced.
+    """
+
+    def __init__(self, out: Path, *, overwrite: bool) -> None:
+        self.out = out
+        self.overwrite = overwrite
+        self._check_records()
+        self.previous = _previous_record(out)
+
+    def _check_records(self) -> None:
+        """Refuse plan.json and run.json of somebody else, which would be replaced."""
+        for name in ("plan.json", "run.json"):
+            path = self.out / name
+            if self.overwrite or not path.exists():
+                continue
+            # Both begin so, whatever became of the rest.
+            if not path.is_file() or b'"schema_version"' not in path.read_bytes()[:100]:
+                raise OutputError(
+                    "output-exists", f"{path} was not written by flatcal; say --overwrite"
+                )
+
+    def known_input(self, raw: str, file: str) -> InputRecord | None:
+        """A raw file as the earlier run read it, if it was in the same folder."""
+        if self.previous is None or self.previous.raw != raw:
+            return None
+        return self.previous.inputs.get(file)
+
+    def current(self, output: str, recipe: str) -> ProductRecord | None:
+        """The record of an output that the earlier run made of the same things, if it stands."""
+        known = self.previous.products.get(output) if self.previous else None
+        if known is None or known.recipe != recipe:
+            return None
+        path = self.out / output
+        try:
+            if path.stat().st_size != known.size_bytes:
+                return None
+            same = read_header_cards(path).get("RECIPE") == recipe
+        except (FrameError, OSError):
+            return None
+        return known if same else None
+
+    def check_replaceable(self, output: str) -> None:
+        """Never replace what flatcal did not write, unless asked to."""
+        path = self.out / output
+        if self.overwrite or not path.exists():
+            return
+        try:
+            ours = "FLATCAL" in read_header_cards(path)
+        except (FrameError, OSError):
+            known = self.previous.products if self.previous else {}
+            ours = output in known
+        if not ours:
+            raise OutputError(
+                "output-exists", f"{path} was not written by flatcal; say --overwrite"
+            )
+
+    def write(
+        self,
+        output: str,
+        kind: Kind,
+        planes: Planes,
+        header: fits.Header,
+        recipe: str,
+        inputs: Sequence[tuple[str, str]],
+    ) -> ProductRecord:
+        """Write an output; the planes are used up.
+
+        Parameters
+        ----------
+        output : str
+            File below the folder.
+        kind : Kind
+            Of the output.
+        planes : Planes
+            Its pixels.
+        header : Header
+            Without inputs and flags, which are added.
+        recipe : str
+            Hash of what determines it.
+        inputs : sequence of tuple
+            Raw files and their SHA-256.
+        """
+        n_flagged = int((planes.flags != 0).sum())
+        median = median_of_good(planes.data, planes.flags)
+        if planes.std is not None:
+            header["ERRSRC"] = (planes.std_source, "what UNCERT comes from")
+        add_flag_legend(header, n_flagged)
+        add_inputs(header, inputs, recipe)
+        path = self.out / output
+        write_image(path, header, planes.data, planes.std, planes.flags)
+        logger.info("wrote %s: %d inputs, median %.6g", output, len(inputs), median)
+        return ProductRecord(
+            output=output,
+            kind=kind,
+            recipe=recipe,
+            size_bytes=path.stat().st_size,
+            inputs=tuple(file for file, _ in inputs),
+            median_adu=median if math.isfinite(median) else None,
+            n_flagged=n_flagged,
+        )
+
+    def finish(self, plan: Plan, record: RunRecord) -> RunRecord:
+        """Write plan.json and run.json; a record that only differs in time is left alone."""
+        timeless = {"started", "seconds"}
+        if self.previous is not None and record.model_dump(
+            exclude=timeless
+        ) == self.previous.model_dump(exclude=timeless):
+            record = self.previous
+        write_text(self.out / "plan.json", plan.model_dump_json(indent=1) + "\n")
+        write_text(self.out / "run.json", record.model_dump_json(indent=1) + "\n")
+        return record
+
+    def left_over(self, plan: Plan) -> tuple[str, ...]:
+        """Images in the folder that are no output of the plan."""
+        planned = {master.output for master in plan.masters}
+        planned |= {frame.output for frame in plan.frames if frame.output is not None}
+        present = {
+            path.relative_to(self.out).as_posix()
+            for name in FOLDERS
+            for path in (self.out / name).glob("*.fits")
+        }
+        return tuple(sorted(present - planned))
+
+
+def _previous_record(out: Path) -> RunRecord | None:
+    """run.json of an earlier run, if it can be understood."""
+    try:
+        return RunRecord.model_validate_json((out / "run.json").read_bytes())
+    except (OSError, ValidationError, json.JSONDecodeError):
+        return None
