@@ -14,7 +14,7 @@ from astropy.visualization import LogStretch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from flatcal.errors import FrameError
+from flatcal.errors import FrameError, OutputError
 from flatcal.report.show import save_png, show_file, show_image, style_path
 
 
@@ -150,9 +150,15 @@ def test_show_file_writes_png_with_title(flat, tmp_path, monkeypatch):
 
 def test_show_file_opens_a_window(flat, monkeypatch):
     shown = []
+    monkeypatch.setattr(plt, "get_backend", lambda: "tkagg")
     monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gca().get_title()))
     assert show_file(flat) is None
     assert shown == ["flat-01.fits, flat, 70.001 s, g'"]
+
+
+def test_show_file_without_a_display_names_the_option(flat):
+    with pytest.raises(OutputError, match=r"-o FILE.png \[output-not-writable\]"):
+        show_file(flat)
 
 
 def test_show_file_finds_the_image_in_an_extension(tmp_path, ramp):
