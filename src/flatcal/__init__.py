@@ -21,7 +21,7 @@ _HOME = {
     "Keyword": "steps",
     "Plan": "plan",
     "RunResult": "engine.run",
-    "build_plan": "plan",
+    "build_plan": "planning",
     "ccd_process": "steps",
     "combine": "combining",
     "conf": "steps",

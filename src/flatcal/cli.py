@@ -108,7 +108,7 @@ def plan(
     _verbose: Verbose = 0,
 ) -> None:
     """Show what would be done to each frame and why; exit 3 when a frame cannot be calibrated."""
-    from flatcal.plan import build_plan  # noqa: PLC0415
+    from flatcal.planning import build_plan  # noqa: PLC0415
     from flatcal.report.terminal import print_plan  # noqa: PLC0415
 
     made = build_plan(raw, _config(config, kind))
@@ -139,7 +139,7 @@ def run(
 ) -> None:
     """Calibrate a night: masters, flats, master flats, science; exit 1 when a frame failed."""
     from flatcal.engine.run import run_plan  # noqa: PLC0415
-    from flatcal.plan import build_plan  # noqa: PLC0415
+    from flatcal.planning import build_plan  # noqa: PLC0415
     from flatcal.report.terminal import print_result, progress_bar  # noqa: PLC0415
 
     memory_bytes = parse_size(memory)

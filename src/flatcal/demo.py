@@ -17,7 +17,7 @@ from rich.table import Table
 from flatcal.engine.run import RunResult, run_plan
 from flatcal.errors import ConfigError, OutputError
 from flatcal.io import write_text
-from flatcal.plan import build_plan
+from flatcal.planning import build_plan
 from flatcal.recipe import load_config
 from flatcal.report.show import show_file
 from flatcal.report.terminal import print_plan, print_result, progress_bar

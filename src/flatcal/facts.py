@@ -93,23 +93,21 @@ def read_frame(
     except (FrameError, OSError) as error:
         text = error.text if isinstance(error, FrameError) else str(error)
         return Frame(file, errors=(Caveat("file-broken", text),))
+    for product in (hdu.cards for hdu in hdus if _is_product(hdu.cards)):
+        text = f"COMBINED = {product.get('COMBINED')}, FLATCAL = {product.get('FLATCAL')}"
+        refusal = Caveat("already-calibrated", f"{text}: this is a product, not a raw frame")
+        return Frame(file, errors=(refusal,))
     image = _find_image(hdus, notes)
     if image is None:
         return Frame(file, errors=tuple(notes.errors))
     _check_complete(image, notes)
     cards = _merged_cards(hdus, image)
-    if _is_own_product(cards):
-        notes.error(
-            "already-calibrated",
-            f"COMBINED = {cards.get('COMBINED')}, FLATCAL = {cards.get('FLATCAL')}: "
-            "this is a product, not a raw frame",
-        )
     profile = find_profile(cards)
     settings: CameraSettings = profile.overruled_by(overrides)
     shape = _shape(cards)
     exposure = _exposure_time(cards, settings, notes)
     kind, reason = _kind(file, cards, settings, (*rules, *profile.kinds), exposure)
-    _check_kind(file, kind, notes)
+    _check_kind(file, kind, _first(cards, settings.kind_keyword), notes)
     if exposure is None and kind not in (Kind.BIAS, None):
         _refuse_missing_exposure(settings, notes)
     _check_amplifiers(cards, notes)
@@ -231,7 +229,7 @@ def _is_plain_uint16(image: HduInfo) -> bool:
     )
 
 
-def _is_own_product(cards: Cards) -> bool:
+def _is_product(cards: Cards) -> bool:
     return cards.get("COMBINED") is True or "FLATCAL" in cards
 
 
@@ -265,14 +263,17 @@ def _kind_in_name(file: str) -> tuple[Kind, str] | None:
     return (kinds.pop(), words[0]) if len(kinds) == 1 else None
 
 
-def _check_kind(file: str, kind: Kind | None, notes: _Notes) -> None:
+def _check_kind(file: str, kind: Kind | None, said: tuple[str, Any], notes: _Notes) -> None:
+    """Name a kind that is not known, or that the file name contradicts."""
+    keyword, word = said
     named = _kind_in_name(file)
     # The pattern has the word as the name spells it: patterns heed the case.
     example = f"--kind '{named[0]}=*{named[1]}*'" if named else "--kind 'science=PATTERN'"
     if kind is None:
         notes.error(
             "kind-unknown",
-            f"no keyword tells the kind of frame; say it, for example with {example}",
+            f"{f'{keyword} = {word!r} is no kind' if keyword else 'no keyword tells the kind'} of "
+            f"frame; say it, for example with {example}",
         )
     elif named is not None and named[0] is not kind:
         notes.caveat(

@@ -19,7 +19,7 @@ from astropy.nddata import CCDData, StdDevUncertainty
 
 from flatcal.engine.run import run_plan
 from flatcal.errors import OutputError
-from flatcal.plan import build_plan
+from flatcal.planning import build_plan
 from flatcal.recipe import load_config, parse_config
 from flatcal.records import RunRecord
 
@@ -530,8 +530,12 @@ DAMAGES = [Path.unlink, cut_in_pixels, cut_in_header, cut_at_the_last_byte, cut_
 DAMAGES += [cut_off_uncert_and_mask, lambda path: path.write_bytes(b"")]
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-@pytest.mark.parametrize("name", ["masters/master_dark_10s", "flats/flat-g1", "science/science-sr"])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("flats/flat-g1", damage) for damage in DAMAGES]
+    + [("masters/master_dark_10s", cut_off_mask), ("masters/master_flat_g", cut_in_pixels)]
+    + [("science/science-sr", cut_off_mask), ("masters/master_bias", Path.unlink)],
+)
 def test_a_damaged_output_is_made_again_and_nothing_else(night, tmp_path, name, damage):
     out = tmp_path / "out"
     run(night, out)
@@ -623,9 +627,15 @@ def cut(path):
 
 
 @pytest.mark.parametrize(
-    ("harm", "slug"), [(Path.unlink, "file-broken"), (shift, "file-changed"), (cut, "file-changed")]
+    ("file", "harm", "slug"),
+    [
+        ("b1.fits", Path.unlink, "file-broken"),
+        ("d60-0.fits", shift, "file-changed"),
+        ("g2.fits", cut, "file-changed"),
+        ("g2.fits", Path.unlink, "file-broken"),
+        ("sr.fits", shift, "file-changed"),
+    ],
 )
-@pytest.mark.parametrize("file", ["b1.fits", "d60-0.fits", "g2.fits", "sr.fits"])
 def test_a_raw_frame_that_goes_or_changes_after_planning_fails_alone(
     night, tmp_path, file, harm, slug
 ):
@@ -841,9 +851,7 @@ def as_extension(source, target):
 TYPES = {
     "int16": as_type(np.int16),
     "int32": as_type(np.int32),
-    "uint32": as_type(np.uint32),
     "float32": as_type(np.float32),
-    "float64": as_type(np.float64),
     "rice": as_tiles(compression_type="RICE_1"),
     "gzip tiles": as_tiles(compression_type="GZIP_2", tile_shape=(7, 11)),
     "gz": as_gz,
@@ -890,7 +898,7 @@ def hook(event, args):
     events.append((event, os.path.abspath(os.fsdecode(path))))
 sys.addaudithook(hook)
 from flatcal.engine.run import run_plan
-from flatcal.plan import build_plan
+from flatcal.planning import build_plan
 raw, out = sys.argv[1:]
 result = run_plan(build_plan(raw), out)
 assert not result.failed

@@ -425,19 +425,26 @@ def test_products_are_not_raw_frames(look, cards):
     assert slugs(look(**cards).errors) == ["already-calibrated"]
 
 
+def test_an_output_with_its_planes_is_named_as_a_product(tmp_path):
+    primary = fits.PrimaryHDU(np.ones((4, 4), np.float32), fits.Header({"FLATCAL": "0.1.0"}))
+    mask = fits.ImageHDU(np.zeros((4, 4), np.uint8), name="MASK")
+    fits.HDUList([primary, mask]).writeto(tmp_path / "flat-a.fits")
+    (frame,) = find_frames(tmp_path, Config())
+    assert slugs(frame.errors) == ["already-calibrated"]
+
+
 def test_combined_f_is_a_raw_frame(look):
     assert look(COMBINED=False).errors == ()
 
 
 def test_all_errors_of_a_frame_are_told(look):
-    frame = look(imagetyp="?", exposure="x", BUNIT="Jy", AMPSROW=2, CCDSFPT=5, COMBINED=True)
+    frame = look(imagetyp="?", exposure="x", BUNIT="Jy", AMPSROW=2, CCDSFPT=5)
     assert set(slugs(frame.errors)) == {
         "kind-unknown",
         "exposure-not-a-number",
         "bad-unit",
         "several-amplifiers",
         "dark-in-camera",
-        "already-calibrated",
     }
 
 

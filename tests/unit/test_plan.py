@@ -10,7 +10,8 @@ from astropy.io import fits
 from pydantic import ValidationError
 
 from flatcal.index import find_frames
-from flatcal.plan import Plan, build_plan, plan_frames
+from flatcal.plan import Plan
+from flatcal.planning import build_plan, plan_frames
 from flatcal.recipe import Config, load_config, parse_config
 
 SETTINGS = "[camera]\ngain_electron_per_adu=1\nread_noise_electron=5\n"

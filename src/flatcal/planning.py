@@ -1,0 +1,342 @@
+"""Making the plan of a night: each choice is taken here, and its reason written down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from flatcal.camera import find_profile_by_name
+from flatcal.frame import Caveat, Frame, Kind
+from flatcal.index import find_frames
+from flatcal.matching import (
+    DarkChoice,
+    Group,
+    choose_bias,
+    choose_dark,
+    choose_flat,
+    group_bias,
+    group_darks,
+    group_flats,
+)
+from flatcal.naming import distinct, output_names, slug
+from flatcal.plan import FramePlan, MasterPlan, Plan, Step
+from flatcal.recipe import Config
+from flatcal.section import format_section
+
+
+def build_plan(raw: str | Path, config: Config | None = None) -> Plan:
+    """Plan the calibration of a folder of raw frames.
+
+    Parameters
+    ----------
+    raw : str or Path
+        The raw folder; its subfolders are included.
+    config : Config, optional
+        Settings; the defaults when left out.
+
+    Returns
+    -------
+    Plan
+        With every frame, also those that are refused.
+
+    Raises
+    ------
+    FrameError
+        When there is no FITS file.
+    """
+    config = config or Config()
+    return plan_frames(Path(raw), find_frames(raw, config), config)
+
+
+def plan_frames(raw: Path, frames: Sequence[Frame], config: Config) -> Plan:
+    """Plan frames that have been read; see `build_plan`."""
+    return _Planner(frames, config).plan(raw)
+
+
+class _Planner:
+    """Works out a plan; lives only while `plan_frames` runs."""
+
+    def __init__(self, frames: Sequence[Frame], config: Config) -> None:
+        self.frames = frames
+        self.config = config
+        good = [frame for frame in frames if not frame.errors]
+        self.bias_groups = group_bias(_of(Kind.BIAS, good), config.dark)
+        self.dark_groups = group_darks(_of(Kind.DARK, good), config.dark)
+        self.names: dict[int, str] = {}
+        self._name(self.bias_groups, ["master_bias"] * len(self.bias_groups))
+        self._name(
+            self.dark_groups,
+            [f"master_dark_{group.exposure_time_s:.6g}s" for group in self.dark_groups],
+        )
+        self.targets = [*_of(Kind.FLAT, good), *_of(Kind.SCIENCE, good)]
+        self.choices = {frame.file: self._choose(frame) for frame in self.targets}
+        self.scaled_darks = {
+            id(choice.dark)
+            for choice in self.choices.values()
+            if isinstance(choice, DarkChoice) and choice.scaled
+        }
+        self.choices = {
+            frame.file: self._with_bias(frame, self.choices[frame.file]) for frame in self.targets
+        }
+        flats = [f for f in _of(Kind.FLAT, good) if not isinstance(self.choices[f.file], Caveat)]
+        self.flat_groups = group_flats(flats)
+        self._name(
+            self.flat_groups,
+            [f"master_flat_{slug(group.first.filter)}" for group in self.flat_groups],
+        )
+
+    def _name(self, groups: Sequence[Group], bases: Sequence[str]) -> None:
+        names = distinct(bases, [_details(group.first) for group in groups])
+        self.names.update({id(group): name for group, name in zip(groups, names, strict=True)})
+
+    # -- choices ---------------------------------------------------------------------
+
+    def _dark_required(self, frame: Frame) -> bool:
+        if self.config.dark.required is not None:
+            return self.config.dark.required
+        assert frame.setup is not None
+        return find_profile_by_name(frame.setup.camera).dark_required
+
+    def _choose(self, frame: Frame) -> DarkChoice | Caveat | None:
+        """The dark, None for going without, or the refusal."""
+        bias = choose_bias(frame, self.bias_groups, self.config.dark)
+        choice = choose_dark(frame, self.dark_groups, bias, self.config.dark)
+        if isinstance(choice, DarkChoice) or self._dark_required(frame):
+            return choice
+        if bias is None:
+            return Caveat("no-bias", f"neither a dark nor a bias fits; {choice.text}")
+        return None
+
+    def _with_bias(
+        self, frame: Frame, choice: DarkChoice | Caveat | None
+    ) -> DarkChoice | Caveat | None:
+        """The choice, or a refusal where its dark has lost the bias and no bias fits the frame."""
+        if (
+            isinstance(choice, DarkChoice)
+            and id(choice.dark) in self.scaled_darks
+            and choose_bias(frame, self.bias_groups, self.config.dark) is None
+        ):
+            name = self.names[id(choice.dark)]
+            return Caveat(
+                "no-bias",
+                f"{name} has lost its bias, because other frames need it scaled, and no bias "
+                "fits this frame; take bias frames at its set temperature",
+            )
+        return choice
+
+    def _calibration_steps(self, frame: Frame) -> tuple[Step, ...]:
+        choice = self.choices[frame.file]
+        assert not isinstance(choice, Caveat)
+        steps = list(_geometry_steps(frame))
+        if choice is None:
+            reason = "no dark fits and none is required, so the bias is subtracted by itself"
+            return (*steps, *self._bias_step(frame, reason))
+        dark_reason = choice.reason
+        if id(choice.dark) in self.scaled_darks:
+            reason = (
+                "the dark is scaled, so the bias is subtracted by itself"
+                if choice.scaled
+                else "other frames need this dark scaled, so it holds no bias"
+            )
+            steps += self._bias_step(frame, reason)
+        else:
+            dark_reason += "; the bias stays in the dark and goes with it"
+        name = self.names[id(choice.dark)]
+        steps.append(
+            Step(name="subtract_dark", master=name, scale=choice.scale, reason=dark_reason)
+        )
+        return tuple(steps)
+
+    def _bias_step(self, frame: Frame, reason: str) -> list[Step]:
+        bias = choose_bias(frame, self.bias_groups, self.config.dark)
+        assert bias is not None
+        return [Step(name="subtract_bias", master=self.names[id(bias)], reason=reason)]
+
+    # -- the parts of the plan ---------------------------------------------------------
+
+    def plan(self, raw: Path) -> Plan:
+        """Put everything together."""
+        outputs = self._outputs()
+        members = {
+            frame.file: self.names[id(group)]
+            for group in (*self.bias_groups, *self.dark_groups, *self.flat_groups)
+            for frame in group.frames
+        }
+        return Plan(
+            raw=str(raw.resolve()),
+            config=self.config,
+            masters=tuple(self._masters()),
+            frames=tuple(
+                self._frame_plan(frame, outputs.get(frame.file), members.get(frame.file))
+                for frame in self.frames
+            ),
+        )
+
+    def _outputs(self) -> dict[str, str]:
+        outputs: dict[str, str] = {}
+        for kind, folder in ((Kind.FLAT, "flats"), (Kind.SCIENCE, "science")):
+            files = [frame.file for frame in self.targets if frame.kind is kind]
+            names = output_names(files, kind.value)
+            outputs |= {file: f"{folder}/{name}" for file, name in zip(files, names, strict=True)}
+        return outputs
+
+    def _masters(self) -> list[MasterPlan]:
+        masters = [self._raw_master(group) for group in self.bias_groups]
+        masters += [self._raw_master(group) for group in self.dark_groups]
+        masters += [self._flat_master(group) for group in self.flat_groups]
+        return masters
+
+    def _raw_master(self, group: Group) -> MasterPlan:
+        steps = _geometry_steps(group.first)
+        bias_removed = id(group) in self.scaled_darks
+        if bias_removed:
+            steps += tuple(
+                self._bias_step(group.first, "the dark is to be scaled without its bias")
+            )
+        return self._master(group, steps, bias_removed=bias_removed)
+
+    def _flat_master(self, group: Group) -> MasterPlan:
+        return self._master(group, (), bias_removed=False)
+
+    def _master(self, group: Group, steps: tuple[Step, ...], *, bias_removed: bool) -> MasterPlan:
+        name = self.names[id(group)]
+        n = len(group.frames)
+        common = [_camera(group.first)]
+        if group.kind is Kind.DARK:
+            common.append(f"{group.exposure_time_s:g} s")
+        if group.kind is Kind.FLAT:
+            common.append(f"filter {group.first.filter or 'none'}")
+        if group.first.set_temperature_c is not None:
+            common.append(f"{group.first.set_temperature_c:g} C")
+        return MasterPlan(
+            name=name,
+            kind=group.kind,
+            output=f"masters/{name}.fits",
+            inputs=tuple(frame.file for frame in group.frames),
+            steps=steps,
+            bias_removed=bias_removed,
+            exposure_time_s=group.exposure_time_s,
+            filter=group.first.filter if group.kind is Kind.FLAT else "",
+            reason=f"{n} frame{'s' if n > 1 else ''} of {', '.join(common)}",
+        )
+
+    def _frame_plan(self, frame: Frame, output: str | None, part_of: str | None) -> FramePlan:
+        if frame.errors:
+            return _frame_plan(frame, "refuse", reason=frame.errors[0].text)
+        if frame.kind in (Kind.BIAS, Kind.DARK):
+            master = f"averaged into {part_of}"
+            return _frame_plan(frame, "combine", part_of=part_of, reason=master)
+        choice = self.choices[frame.file]
+        if isinstance(choice, Caveat):
+            return _frame_plan(frame, "refuse", errors=(choice,), reason=choice.text)
+        steps = self._calibration_steps(frame)
+        caveats = choice.caveats if choice is not None else ()
+        if choice is None and self.config.dark.required is False:
+            caveats = (Caveat("no-dark", "calibrated without a dark, as asked"),)
+        if frame.kind is Kind.SCIENCE:
+            flat = choose_flat(frame, self.flat_groups)
+            if flat is not None:
+                name = self.names[id(flat)]
+                reason = f"flats in filter {frame.filter or 'none'}"
+                steps += (Step(name="flat_correct", master=name, reason=reason),)
+            elif self.config.science.flat_required:
+                return self._refuse_without_flat(frame)
+            else:
+                caveats += (Caveat("no-flat", "calibrated without a flat, as asked"),)
+        return _frame_plan(
+            frame, "calibrate", steps=steps, output=output, part_of=part_of,
+            caveats=caveats, reason="; ".join(step.reason for step in steps[-2:]),
+        )  # fmt: skip
+
+    def _refuse_without_flat(self, frame: Frame) -> FramePlan:
+        there = sorted({group.first.filter or "none" for group in self.flat_groups})
+        error = Caveat(
+            "no-flat",
+            f"no flat in filter {frame.filter or 'none'} (there are: "
+            f"{', '.join(there) or 'no flats'}); take flats, or set "
+            "science.flat_required = false",
+        )
+        return _frame_plan(frame, "refuse", errors=(error,), reason=error.text)
+
+
+def _of(kind: Kind, frames: Sequence[Frame]) -> list[Frame]:
+    return [frame for frame in frames if frame.kind is kind]
+
+
+def _camera(frame: Frame) -> str:
+    assert frame.setup is not None
+    return frame.setup.camera
+
+
+def _details(frame: Frame) -> list[str]:
+    """What could tell masters apart in their names, most telling first."""
+    assert frame.setup is not None
+    temperature = frame.set_temperature_c
+    return [
+        "" if temperature is None else f"{temperature:g}C",
+        f"bin{frame.setup.binning[0]}x{frame.setup.binning[1]}",
+        f"{frame.setup.shape[0]}x{frame.setup.shape[1]}",
+        slug(frame.setup.camera),
+        slug(frame.setup.readout_mode),
+        slug(frame.setup.gain_setting),
+    ]
+
+
+def _geometry_steps(frame: Frame) -> tuple[Step, ...]:
+    geometry = frame.geometry
+    assert geometry is not None
+    steps: tuple[Step, ...] = ()
+    if geometry.overscan_section is not None:
+        steps += (
+            Step(
+                name="subtract_overscan",
+                section=format_section(geometry.overscan_section),
+                statistic=geometry.overscan_statistic,
+                reason=geometry.reason,
+            ),
+        )
+    if geometry.trim_section is not None:
+        steps += (
+            Step(
+                name="trim_image",
+                section=format_section(geometry.trim_section),
+                reason=geometry.reason,
+            ),
+        )
+    return steps
+
+
+def _frame_plan(
+    frame: Frame,
+    action: Literal["combine", "calibrate", "refuse"],
+    *,
+    steps: tuple[Step, ...] = (),
+    output: str | None = None,
+    part_of: str | None = None,
+    reason: str = "",
+    caveats: tuple[Caveat, ...] = (),
+    errors: tuple[Caveat, ...] = (),
+) -> FramePlan:
+    return FramePlan(
+        file=frame.file,
+        kind=frame.kind,
+        kind_reason=frame.kind_reason,
+        action=action,
+        exposure_time_s=frame.exposure_time_s,
+        set_temperature_c=frame.set_temperature_c,
+        filter=frame.filter,
+        object=frame.object,
+        date=frame.date,
+        camera=frame.setup.camera if frame.setup else "",
+        shape=frame.setup.shape if frame.setup else None,
+        unit=frame.setup.unit if frame.setup else "adu",
+        steps=steps,
+        output=output,
+        part_of=part_of,
+        reason=reason,
+        caveats=(*frame.caveats, *caveats),
+        errors=(*frame.errors, *errors),
+        storage=frame.storage,
+        detector=frame.detector,
+    )
