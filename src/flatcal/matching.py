@@ -213,18 +213,18 @@ def choose_dark(
 def _scalable(
     exposure: float, fitting: Sequence[Group], bias: Group | None, settings: DarkSettings
 ) -> list[Group] | str:
-    """The darks that may be scaled to an exposure time, or why there is none."""
+    """The darks that may be scaled to an exposure time, or why there is none and the remedy."""
     if settings.scale == "never":
-        return "dark.scale is never"
+        return f"dark.scale is never; take darks of {exposure:g} s, set dark.scale = 'auto'"
     # The bias goes off the frame and off the dark: it must fit both.
     without_bias = [g for g in fitting if bias and choose_bias(g.first, [bias], settings)]
     if not without_bias:
-        return "there is no bias to scale it without"
+        return f"there is no bias to scale it without; take bias frames or darks of {exposure:g} s"
     longer = [group for group in without_bias if group.exposure_time_s >= exposure]
     if not longer and not settings.scale_up:
-        return "dark.scale_up is not allowed"
+        return f"it is shorter; take darks of {exposure:g} s or longer, set dark.scale_up = true"
     shorter = [group for group in without_bias if group.exposure_time_s > 0]
-    return longer or shorter or "a dark of 0 s holds no current"
+    return longer or shorter or f"it holds no current; take darks of {exposure:g} s"
 
 
 def _scaled(exposure: float, candidates: Sequence[Group]) -> DarkChoice:
@@ -289,5 +289,5 @@ def _exposure_refusal(frame: Frame, nearest: Group, settings: DarkSettings, why:
         "dark-exposure",
         f"dark exposure {nearest.exposure_time_s:g} s is {difference:g} s from the "
         f"{frame.kind}'s {exposure:g} s (tolerance {settings.tolerance_s:g} s) and is not scaled "
-        f"because {why}; take darks of {exposure:g} s or bias frames, or set dark.tolerance_s",
+        f"because {why}, or set dark.tolerance_s",
     )

@@ -250,13 +250,12 @@ class _Planner:
         )  # fmt: skip
 
     def _refuse_without_flat(self, frame: Frame) -> FramePlan:
+        name = frame.filter or "none"
         there = sorted({group.first.filter or "none" for group in self.flat_groups})
-        error = Caveat(
-            "no-flat",
-            f"no flat in filter {frame.filter or 'none'} (there are: "
-            f"{', '.join(there) or 'no flats'}); take flats, or set "
-            "science.flat_required = false",
-        )
+        told = f"no flat in filter {name} (there are: {', '.join(there) or 'no flats'}); take flats"
+        if any(flat.filter == frame.filter for flat in _of(Kind.FLAT, self.frames)):
+            told = f"no flat in filter {name} that fits and is not refused itself; see the flats"
+        error = Caveat("no-flat", f"{told}, or set science.flat_required = false")
         return _frame_plan(frame, "refuse", errors=(error,), reason=error.text)
 
 

@@ -146,13 +146,14 @@ def test_scaling_can_be_forbidden():
     refusal = choose(flat(23.0), darks(90.0), scale="never")
     assert refusal.slug == "dark-exposure"
     assert "dark.scale is never" in refusal.text
+    assert "bias" not in refusal.text  # there is one, and it would not help
     assert not choose(flat(90.2), darks(90.0), scale="never").scaled
 
 
 def test_scaling_up_is_forbidden_unless_asked_for():
     refusal = choose(flat(300.0), darks(90.0))
     assert refusal.slug == "dark-exposure"
-    assert "dark.scale_up" in refusal.text
+    assert "set dark.scale_up = true" in refusal.text
 
 
 def test_scaling_up_takes_the_longest_and_is_a_caveat():

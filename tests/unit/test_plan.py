@@ -291,6 +291,8 @@ def test_a_flat_that_is_refused_gives_no_master(night):
     write("LIGHT", 1, 10.0, FILTER="g")
     made = plan()
     assert error_slugs(made) == {"dark-exposure": 2, "no-flat": 1}
+    (science,) = by_kind(made, "science")
+    assert "take flats" not in science.errors[0].text  # they are there, but refused
     assert [master.kind for master in made.masters] == ["dark"]
 
 

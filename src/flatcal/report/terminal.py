@@ -43,7 +43,7 @@ def print_frames(frames: Sequence[Frame]) -> None:
         if len(values) > 1:
             found = ", ".join(f"{a} x {b}" for a, b in sorted(values))
             text = f"{len(values)} {name} ({found}); frames are matched only with their own"
-            console.print(f"{text} [{slug}]", markup=False)
+            console.print(f"{text} [{slug}]", markup=False, soft_wrap=True)
     _print_caveats(console, "errors", ((f.file, f.errors) for f in frames))
     _print_caveats(console, "caveats", ((f.file, f.caveats) for f in frames))
 
@@ -196,7 +196,9 @@ def _print_caveats(
     for caveat, names in files.items():
         shown = ", ".join(names[:_FILES_SHOWN])
         more = f" and {len(names) - _FILES_SHOWN} more" if len(names) > _FILES_SHOWN else ""
-        console.print(f"  {shown}{more}: {caveat.text} [{caveat.slug}]", markup=False)
+        # One line each, however narrow the terminal: so they can be searched and copied.
+        line = f"  {shown}{more}: {caveat.text} [{caveat.slug}]"
+        console.print(line, markup=False, soft_wrap=True)
 
 
 @contextmanager
