@@ -260,3 +260,27 @@ def test_median_of_good_pixels():
     assert median_of_good(image, image == 100) == 2
     assert median_of_good(np.ones((2, 2))) == 1
     assert np.isnan(median_of_good(image, np.ones(image.shape, np.uint8)))
+
+
+@few
+@given(seeds, float_types, st.integers(1, 40_000), st.sampled_from(["normal", "two", "ramp"]))
+def test_median_of_good_is_exact(seed, dtype, n, shape):
+    """Also where the regular sample deceives: the two-valued rows hit every step alike."""
+    rng = np.random.default_rng(seed)
+    values = {
+        "normal": rng.normal(1000, 10, n),
+        "two": np.where(np.arange(n) % 2, rng.normal(0, 1, n), 1e6),
+        "ramp": np.sort(rng.normal(0, 1, n)),
+    }[shape].astype(dtype)
+    values[rng.random(n) < 0.05] = rng.choice([np.nan, np.inf, -np.inf])
+    bad = (rng.random(n) < 0.1).astype(np.uint8)
+    good = values[(bad == 0) & np.isfinite(values)].astype(np.float64)
+    expected = np.median(good) if good.size else np.nan
+    assert median_of_good(values, bad) == pytest.approx(expected, rel=1e-15, nan_ok=True)
+
+
+def test_median_of_good_where_the_sample_misses_the_median():
+    """Every pixel of the sample is 0, nearly all others are above 1."""
+    values = np.random.default_rng(1).uniform(1, 2, 1 << 16).astype(np.float32)
+    values[:: values.size // (1 << 14)] = 0
+    assert median_of_good(values) == np.median(values.astype(np.float64))
