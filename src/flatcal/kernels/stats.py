@@ -38,14 +38,16 @@ def median_of_good(image: Array, bad: Array | None = None) -> float:
     """
     values = np.ascontiguousarray(image).ravel()
     flags = np.zeros(0, np.uint8) if bad is None else np.ascontiguousarray(bad).view(np.uint8)
-    inside = np.empty_like(values)
     low, high = _bracket(values, flags.ravel())
+    # Room for twice what the bracket should hold: fresh memory costs more than the pass.
+    inside = np.empty(int(4 * _BRACKET * values.size) + 1, values.dtype)
     n_below, n_inside, n_good = _collect(values, flags.ravel(), low, high, inside)
     if n_good == 0:
         return float("nan")
     first, last = (n_good - 1) // 2 - n_below, n_good // 2 - n_below
-    if first < 0 or last >= n_inside:
+    if first < 0 or last >= n_inside or n_inside == inside.size - 1:
         everything = values.dtype.type(np.inf)
+        inside = np.empty(values.size + 1, values.dtype)
         _, n_inside, _ = _collect(values, flags.ravel(), -everything, everything, inside)
         first, last = (n_good - 1) // 2, n_good // 2
     middle = np.partition(inside[:n_inside], (first, last))[[first, last]]
@@ -69,7 +71,11 @@ def _bracket(values: Array, flags: Array) -> tuple[Any, Any]:
 def _collect(
     values: Array, flags: Array, low: Any, high: Any, inside: Array
 ) -> tuple[int, int, int]:
-    """Count good values below the bracket and in all, and collect those in it."""
+    """Count good values below the bracket and in all, and collect those in it.
+
+    The last place of `inside` is written over when it is full; the count then says so.
+    """
+    last = inside.size - 1
     n_below = 0
     n_inside = 0
     n_good = 0
@@ -80,5 +86,5 @@ def _collect(
         n_below += good & (v < low)
         # Written always, counted when it belongs: no branch that depends on the value.
         inside[n_inside] = v
-        n_inside += good & (v >= low) & (v <= high)
+        n_inside += (n_inside < last) & good & (v >= low) & (v <= high)
     return n_below, n_inside, n_good
