@@ -318,6 +318,13 @@ def test_an_overscan_that_is_a_row_short_serves_all_rows_and_is_told(look):
     assert "rows 1 to 9" in caveat.text
 
 
+@pytest.mark.parametrize(("rows", "used"), [("3:7", True), ("6:10", True), ("1:4", False)])
+def test_an_overscan_serves_when_it_covers_half_the_rows(look, rows, used):
+    frame = look(BIASSEC=f"[11:12,{rows}]", TRIMSEC="[1:10,1:10]")
+    assert (frame.geometry.overscan_section is not None) is used
+    assert "overscan-unknown" in slugs(frame.caveats)
+
+
 def test_an_overscan_of_rows_is_never_taken_for_one_of_columns(look):
     """'[1:12,9:10]' are rows above the image; its columns are full of light."""
     frame = look(BIASSEC="[1:12,9:10]", TRIMSEC="[1:12,1:8]")

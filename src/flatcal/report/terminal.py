@@ -14,7 +14,7 @@ from rich.table import Table
 from flatcal.engine.run import RunResult
 from flatcal.frame import Caveat, Frame
 from flatcal.plan import FramePlan, MasterPlan, Plan
-from flatcal.records import Status
+from flatcal.records import ProductRecord, Status
 
 _FILES_SHOWN = 3
 
@@ -139,16 +139,7 @@ def print_result(result: RunResult) -> None:
     console = _console()
     record = result.record
     if result.n_made:
-        table = _table("outputs", "file", "inputs", "median", "flagged")
-        products = sorted(record.products.values(), key=lambda p: (p.kind.value, p.output))
-        for product in products:
-            table.add_row(
-                escape(product.output),
-                str(len(product.inputs)),
-                "" if product.median_adu is None else f"{product.median_adu:.5g}",
-                str(product.n_flagged),
-            )
-        console.print(table)
+        console.print(_products_table(tuple(record.products.values())))
     outcomes = record.outcomes
     _print_caveats(console, "caveats", ((o.file, o.caveats) for o in outcomes))
     _print_caveats(console, "failed", ((o.file, o.errors) for o in outcomes))
@@ -173,6 +164,36 @@ def print_result(result: RunResult) -> None:
         console.print(f"nothing written, {result.n_current} up to date: {result.out}", markup=False)
     else:
         console.print(f"everything is up to date: {result.out}", markup=False)
+
+
+def _products_table(products: Sequence[ProductRecord]) -> Table:
+    """Each master; calibrated frames folder by folder when there are many."""
+    table = _table("outputs", "file", "inputs", "median", "pixels flagged")
+    folders: dict[str, list[ProductRecord]] = {}
+    for product in sorted(products, key=lambda p: (p.kind.value, p.output)):
+        folders.setdefault(product.output.split("/")[0], []).append(product)
+    for folder, members in folders.items():
+        if folder == "masters" or len(members) <= _FILES_SHOWN:
+            for product in members:
+                inputs = str(len(product.inputs))
+                table.add_row(escape(product.output), inputs, *_figures([product]))
+        else:
+            table.add_row(f"{folder}/ ({len(members)} files)", "1 each", *_figures(members))
+    return table
+
+
+def _figures(products: Sequence[ProductRecord]) -> tuple[str, str]:
+    """Medians and numbers of flagged pixels, as a range when there are several."""
+    medians = [p.median_adu for p in products if p.median_adu is not None]
+    flagged = [p.n_flagged for p in products]
+    return _range(medians, ".5g"), _range(flagged, "d")
+
+
+def _range(values: Sequence[float], style: str) -> str:
+    if not values:
+        return ""
+    low, high = format(min(values), style), format(max(values), style)
+    return low if low == high else f"{low} to {high}"
 
 
 def _table(title: str | None, *columns: str) -> Table:
