@@ -107,7 +107,7 @@ def average_stack(
     average, error, n_used = _outputs(stack)
     kind = stack.dtype.type
     combine_clipped(
-        stack.reshape(stack.shape[0], -1), scales.astype(kind), kind(low), kind(high),
+        stack.reshape(stack.shape[0], -1), scales.astype(kind), kind(low), kind(high), kind(0),
         average, error, n_used,
     )  # fmt: skip
     # The kernel divides by n - 1, and knows no scatter of one value.

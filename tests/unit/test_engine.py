@@ -57,14 +57,16 @@ def changed(before, after):
 # -- against plain numpy -----------------------------------------------------------------
 
 
-def clipped_mean(stack, rounding=0.0):
+def clipped_mean(stack, noise, rounding=0.0):
     """Mean without values beyond 5 MAD (as a standard deviation) from the median, in float64.
+
+    The MAD counts as no less than the noise of one value.
 
     NaN where a value is so near the limit that `rounding` decides on which side it lies.
     """
     stack = np.array(stack, float)
     median = np.median(stack, axis=0)
-    std = 1.482602218505602 * np.median(np.abs(stack - median), axis=0)
+    std = np.maximum(1.482602218505602 * np.median(np.abs(stack - median), axis=0), noise)
     distance = np.abs(stack - median) - 5 * std
     kept = distance <= 0
     mean = np.where(kept, stack, 0).sum(axis=0) / kept.sum(axis=0)
@@ -79,6 +81,8 @@ class Reference:
         self.raw = night.raw
         self.frames = night.truth.frames
         self.camera = night.truth.camera
+        gain = self.camera.gain_electron_per_adu
+        self.read_noise = self.camera.read_noise_electron / gain
 
     def pixels(self, file):
         """Overscan and trim."""
@@ -96,7 +100,11 @@ class Reference:
         ]
 
     def flat_of(self, flats):
-        average = clipped_mean([flat / np.median(flat) for flat in flats], rounding=5e-6)
+        levels = np.array([np.median(flat) for flat in flats])
+        gain = self.camera.gain_electron_per_adu
+        noise = np.sqrt(np.mean(1 / (gain * levels) + self.read_noise**2 / levels**2))
+        scaled = [flat / level for flat, level in zip(flats, levels, strict=True)]
+        average = clipped_mean(scaled, noise, rounding=5e-6)
         return average / np.nanmedian(average)
 
 
@@ -104,9 +112,11 @@ class LfcReference(Reference):
     """Darks as long as the frames, with the bias in them."""
 
     def masters(self):
-        made = {"master_bias": clipped_mean(self.stack("bias"))}
+        made = {"master_bias": clipped_mean(self.stack("bias"), self.read_noise)}
         for exposure in (7, 70, 300):
-            made[f"master_dark_{exposure}s"] = clipped_mean(self.stack("dark", exposure))
+            made[f"master_dark_{exposure}s"] = clipped_mean(
+                self.stack("dark", exposure), self.read_noise
+            )
         for name, filter_name in (("gp", "g'"), ("ip", "i'")):
             files = [f for f in self.frames if (f.kind, f.filter) == ("flat", filter_name)]
             flats = [self.calibrated(frame, made) for frame in files]
@@ -124,8 +134,8 @@ class Cg16mReference(Reference):
     """One dark of 90 s, scaled without its bias."""
 
     def masters(self):
-        bias = clipped_mean(self.stack("bias"))
-        dark = clipped_mean([image - bias for image in self.stack("dark")])
+        bias = clipped_mean(self.stack("bias"), self.read_noise)
+        dark = clipped_mean([image - bias for image in self.stack("dark")], self.read_noise)
         made = {"master_bias": bias, "master_dark_90s": dark}
         flats = [self.calibrated(f, made) for f in self.frames if f.kind == "flat"]
         return made | {"master_flat_r": self.flat_of(flats)}
@@ -974,7 +984,7 @@ def test_unknown_noise_still_gives_masters_an_uncertainty_from_their_scatter(nig
     assert result.failed == ()
     with fits.open(tmp_path / "out/masters/master_bias.fits") as hdus:
         stack = np.array([image_of(night / f"b{i}.fits") for i in range(3)])
-        whole = np.isclose(clipped_mean(stack, rounding=1e-3), stack.mean(axis=0))
+        whole = np.isclose(clipped_mean(stack, 12**-0.5, rounding=1e-3), stack.mean(axis=0))
         expected = stack.std(axis=0, ddof=1) / np.sqrt(3)
         assert whole.mean() > 0.5
         np.testing.assert_allclose(hdus["UNCERT"].data[whole], expected[whole], rtol=1e-4)

@@ -41,13 +41,13 @@ def middle(values):
     return half * values[(len(values) - 1) // 2] + half * values[len(values) // 2]
 
 
-def clipped_reference(column, low, high):
+def clipped_reference(column, low, high, least):
     """Average, standard error and count of one pixel."""
     good = column[np.isfinite(column)]
     if not good.size:
         return np.nan, np.nan, 0
     center = middle(good)
-    std = column.dtype.type(MAD_TO_STD) * middle(np.abs(good - center))
+    std = max(column.dtype.type(MAD_TO_STD) * middle(np.abs(good - center)), least)
     if np.isfinite(low):
         good = good[good >= center - column.dtype.type(low) * std]
     if np.isfinite(high):
@@ -62,16 +62,17 @@ def clipped_reference(column, low, high):
 @given(
     seeds, st.integers(1, 25), st.integers(1, 9), float_types, st.booleans(), st.booleans(),
     st.sampled_from([0.5, 2.0, 5.0, np.inf]), st.sampled_from([0.0, 3.0, np.inf]), st.booleans(),
+    st.sampled_from([0.0, 7.0]),
 )  # fmt: skip
 @few
-def test_combine_clipped(seed, n_frames, n_pixels, dtype, tied, missing, low, high, scaled):
+def test_combine_clipped(seed, n_frames, n_pixels, dtype, tied, missing, low, high, scaled, least):
     stack = random_stack(seed, n_frames, n_pixels, dtype, tied, missing)
     before = stack.copy()
     scales = np.linspace(0.5, 2, n_frames).astype(dtype) if scaled else np.ones(n_frames, dtype)
     average, error = np.empty(n_pixels, dtype), np.empty(n_pixels, dtype)
     n_used = np.empty(n_pixels, np.int32)
-    combine_clipped(stack, scales, dtype(low), dtype(high), average, error, n_used)
-    expected = [clipped_reference(column, low, high) for column in (stack.T * scales)]
+    combine_clipped(stack, scales, dtype(low), dtype(high), dtype(least), average, error, n_used)
+    expected = [clipped_reference(column, low, high, least) for column in (stack.T * scales)]
     np.testing.assert_array_equal(n_used, [count for _, _, count in expected])
     tolerance = {"rtol": 1e-6 if dtype is np.float32 else 1e-12}
     np.testing.assert_allclose(average, [mean for mean, _, _ in expected], **tolerance)
@@ -106,7 +107,9 @@ def test_stacks_longer_than_a_block():
     average, error = np.empty((2, stack.shape[1]), np.float32)
     n_used = np.empty(stack.shape[1], np.int32)
     infinite = np.float32(np.inf)
-    combine_clipped(stack, np.ones(7, "f4"), infinite, infinite, average, error, n_used)
+    combine_clipped(
+        stack, np.ones(7, "f4"), infinite, infinite, np.float32(0), average, error, n_used
+    )
     good = np.isfinite(stack)
     expected = np.where(good, stack, 0).sum(axis=0, dtype="f8") / np.maximum(good.sum(axis=0), 1)
     np.testing.assert_allclose(average[n_used > 0], expected[n_used > 0], rtol=1e-6)

@@ -30,6 +30,15 @@ def read_variance_adu2(detector: Detector) -> float:
     return read_noise_adu * read_noise_adu
 
 
+# Rounding to whole ADU alone scatters by this much.
+ROUNDING_STD_ADU = 12**-0.5
+
+
+def frame_noise(detector: Detector) -> float:
+    """Noise in ADU that every pixel of a raw frame has at the least."""
+    return read_variance_adu2(detector) ** 0.5 if detector.noise_known else ROUNDING_STD_ADU
+
+
 def stack_std(
     data: Array, n_used: Array, detector: Detector, *, shot: bool, level_variance: float
 ) -> Array:
@@ -75,3 +84,11 @@ def flat_std(data: Array, n_used: Array, medians: Array, detector: Detector) -> 
     read = np.float32(np.mean(read_variance / medians**2))
     variance = np.maximum(data, 0) * photons + read
     return np.sqrt(variance / np.maximum(n_used, 1).astype(np.float32))
+
+
+def flat_noise(medians: Array, detector: Detector) -> float:
+    """Noise of a flat over its median where it is 1; see `flat_std`."""
+    if not detector.noise_known:
+        return float(np.mean(ROUNDING_STD_ADU / medians))
+    one = np.ones((1, 1), np.float32)
+    return float(flat_std(one, one.astype(np.int32), medians, detector)[0, 0])

@@ -14,7 +14,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from flatcal.engine.masters import CalibratedFrame, Master, prepare
-from flatcal.engine.noise import flat_std, stack_std
+from flatcal.engine.noise import flat_noise, flat_std, frame_noise, stack_std
 from flatcal.flags import Flag
 from flatcal.io import RawFrame
 from flatcal.kernels.combine import combine_clipped
@@ -135,7 +135,10 @@ def combine_raw(
         ]
         shape = readers[0].preparation.shape
         reads = [reader.read for reader in readers]
-        result = combine_bands(reads, np.ones(len(reads)), shape, settings, workers)
+        detector = frames[0].detector
+        assert detector is not None
+        ones = np.ones(len(reads))
+        result = combine_bands(reads, ones, shape, settings, frame_noise(detector), workers)
         return _raw_planes(result, readers[0], frames)
 
 
@@ -173,18 +176,19 @@ def combine_flats(
 ) -> Planes:
     """Combine calibrated flats, each divided by its median, into a flat of median 1."""
     levels = np.asarray(medians)
+    detector = frames[0].detector
+    assert detector is not None
     with ExitStack() as stack:
         opened = [stack.enter_context(fits.open(path, memmap=True)) for path in paths]
         reads = [_calibrated_reader(hdus) for hdus in opened]
-        result = combine_bands(reads, 1 / levels, opened[0][0].shape, settings, workers)
+        noise = flat_noise(levels, detector)
+        result = combine_bands(reads, 1 / levels, opened[0][0].shape, settings, noise, workers)
     norm = np.float32(median_of_good(result.data, result.flags))
     result.data[:] /= norm
     result.error[:] /= norm
     no_input = result.flags != 0
     result.data[no_input] = 1
     result.flags[result.data <= 0] |= np.uint8(Flag.FLAT_INVALID)
-    detector = frames[0].detector
-    assert detector is not None
     if not detector.noise_known:
         return _scatter_planes(result, len(frames))
     std = flat_std(result.data, result.n_used, levels, detector)
@@ -206,6 +210,7 @@ def combine_bands(
     scales: Array,
     shape: tuple[int, int],
     settings: CombineSettings,
+    least_std: float,
     workers: Workers,
 ) -> Stack:
     """Combine frames in bands of rows, several bands at once.
@@ -220,6 +225,8 @@ def combine_bands(
         Rows and columns.
     settings : CombineSettings
         Rejection thresholds.
+    least_std : float
+        Noise that every scaled value has, at the least.
     workers : Workers
         Threads and their memory.
 
@@ -249,7 +256,7 @@ def combine_bands(
         instead = None if empty is None else (stack[:, empty] * factors[:, None]).mean(axis=0)
         stack[bad != 0] = np.nan
         combine_clipped(
-            stack.reshape(n, -1), factors, low, high,
+            stack.reshape(n, -1), factors, low, high, np.float32(least_std),
             data[band].reshape(-1), error[band].reshape(-1), n_used[band].reshape(-1),
         )  # fmt: skip
         if empty is not None:

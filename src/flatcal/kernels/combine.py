@@ -81,6 +81,7 @@ def combine_clipped(
     scales: Array,
     low_sigma: Any,
     high_sigma: Any,
+    least_std: Any,
     average: Array,
     error: Array,
     n_used: Array,
@@ -98,6 +99,10 @@ def combine_clipped(
         Factors, in the type of `stack`.
     low_sigma, high_sigma : scalar of the type of `stack`
         Thresholds; infinity rejects nothing.
+    least_std : scalar of the type of `stack`
+        The least that the scaled MAD is taken as. The MAD of a few values is often far too
+        small, and that of integers may be 0; noise that is known to be there keeps good values
+        from being rejected then. 0 takes the MAD as it is.
     average : ndarray, shape (n_pixels,)
         Receives the average, NaN where no value is good. Sums are float64.
     error : ndarray, shape (n_pixels,)
@@ -126,7 +131,7 @@ def combine_clipped(
         _middle(deviations, n_good, all_good, mad)
         stop = start + size
         _average_kept(
-            values, n_good, center, mad, low_sigma, high_sigma,
+            values, n_good, center, mad, low_sigma, high_sigma, least_std,
             average[start:stop], error[start:stop], n_used[start:stop],
         )  # fmt: skip
 
@@ -202,6 +207,7 @@ def _average_kept(
     mad: Array,
     low_sigma: Any,
     high_sigma: Any,
+    least_std: Any,
     average: Array,
     error: Array,
     n_used: Array,
@@ -214,7 +220,7 @@ def _average_kept(
     for i in range(n):
         for x in range(size):
             v = values[i, x]
-            std = to_std * mad[x]
+            std = max(to_std * mad[x], least_std)
             # Asked so that NaN, an infinite threshold times a MAD of zero, rejects nothing.
             rejected = (v < center[x] - low_sigma * std) | (v > center[x] + high_sigma * std)
             keep = (i < n_good[x]) & (not rejected)
