@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 EXIT_FRAME_FAILED = 1
 EXIT_USAGE = 2
 EXIT_PLAN_REFUSES = 3
+EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="flatcal",
@@ -144,15 +145,19 @@ def run(
 
     memory_bytes = parse_size(memory)
     made = build_plan(raw, _config(config, kind))
-    with progress_bar() as progress:
-        result = run_plan(
-            made,
-            out,
-            jobs=jobs,
-            memory_bytes=memory_bytes,
-            overwrite=overwrite,
-            progress=progress,
-        )
+    try:
+        with progress_bar() as progress:
+            result = run_plan(
+                made,
+                out,
+                jobs=jobs,
+                memory_bytes=memory_bytes,
+                overwrite=overwrite,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        typer.echo("flatcal: interrupted; finished outputs are kept, run again to go on", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     print_result(result)
     if result.failed:
         raise typer.Exit(EXIT_FRAME_FAILED)

@@ -11,7 +11,7 @@ import mmap
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock, RLock
 from types import TracebackType
@@ -81,7 +81,9 @@ class RawFrame:
         trace: TracebackType | None,
     ) -> None:
         self._pixels = None
-        self._map.close()
+        # Interrupted, a thread may still read a band: then the map goes with its last view.
+        with suppress(BufferError):
+            self._map.close()
         if self._hdus is not None:
             self._hdus.close()
 

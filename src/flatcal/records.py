@@ -67,8 +67,6 @@ class ProductRecord(Strict):
         Of the output.
     recipe : str
         SHA-256 over everything that determines its pixels.
-    size_bytes : int
-        Of the file.
     inputs : tuple of str
         Raw files that went into it.
     median_adu : float or None
@@ -80,7 +78,6 @@ class ProductRecord(Strict):
     output: str
     kind: Kind
     recipe: str
-    size_bytes: int
     inputs: tuple[str, ...]
     median_adu: float | None
     n_flagged: int

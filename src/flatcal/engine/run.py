@@ -50,17 +50,26 @@ class RunResult:
         The output folder.
     record : RunRecord
         The content of run.json.
-    n_made, n_current : int
-        Outputs that were made, and those that were up to date.
+    made : tuple of str
+        Outputs that were made; the other products were up to date.
     left_over : tuple of str
-        Files of earlier runs that are not in the plan.
+        Files of earlier runs that this one neither made nor found up to date.
     """
 
     out: Path
     record: RunRecord
-    n_made: int
-    n_current: int
+    made: tuple[str, ...]
     left_over: tuple[str, ...]
+
+    @property
+    def n_made(self) -> int:
+        """Outputs that were made."""
+        return len(self.made)
+
+    @property
+    def n_current(self) -> int:
+        """Outputs that were up to date."""
+        return len(self.record.products) - len(self.made)
 
     @property
     def failed(self) -> tuple[Outcome, ...]:
@@ -107,10 +116,14 @@ def run_plan(
     folder = Path(out)
     check_output(Path(plan.raw), folder)
     jobs = jobs or os.cpu_count() or 1
-    with ThreadPoolExecutor(jobs) as pool:
-        store = OutputStore(folder, overwrite=overwrite)
+    store = OutputStore(folder, overwrite=overwrite)
+    pool = ThreadPoolExecutor(jobs)
+    try:
         run = _Run(plan, store, Workers(pool, jobs, memory_bytes), progress or _silent)
         return run.run()
+    finally:
+        # Interrupted, what has begun is ended, so that no output is left half made.
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
@@ -134,7 +147,7 @@ class _Run:
         self.masters: dict[str, Master] = {}
         self.failures: dict[str, Caveat] = {}
         self.master_failures: dict[str, Caveat] = {}
-        self.n_made = 0
+        self.made: set[str] = set()
         self.n_done = 0
         self.n_total = len(plan.masters) + sum(f.action == "calibrate" for f in plan.frames)
         self.lock = Lock()
@@ -161,9 +174,8 @@ class _Run:
         return RunResult(
             out=self.store.out,
             record=self.store.finish(self.plan, record),
-            n_made=self.n_made,
-            n_current=len(self.products) - self.n_made,
-            left_over=self.store.left_over(self.plan),
+            made=tuple(sorted(self.made)),
+            left_over=self.store.left_over(self.products),
         )
 
     def _step_done(self, what: str) -> None:
@@ -282,7 +294,7 @@ class _Run:
         recipe: str,
         make: Callable[[Sequence[FramePlan]], Planes],
     ) -> None:
-        if self._is_current(master.output, recipe):
+        if self._is_current(master.output, master.kind, recipe, frames):
             return
         self.store.check_replaceable(master.output)
         planes = make(frames)
@@ -338,12 +350,12 @@ class _Run:
     def _make_frame(self, frame: FramePlan) -> None:
         output = _output(frame)
         recipe = self._recipe("calibrate", [frame], frame.steps, None)
-        if self._is_current(output, recipe):
+        assert frame.kind is not None
+        if self._is_current(output, frame.kind, recipe, [frame]):
             return
         self.store.check_replaceable(output)
         planes = calibrate_frame(self.raw, frame, self._master)
         header = frame_header(read_header(self.raw / frame.file, _hdu(frame)), frame)
-        assert frame.kind is not None
         self._write(output, frame.kind, planes, header, recipe, [frame])
 
     # -- outputs -----------------------------------------------------------------------
@@ -369,8 +381,10 @@ class _Run:
             }
         )
 
-    def _is_current(self, output: str, recipe: str) -> bool:
-        known = self.store.current(output, recipe)
+    def _is_current(
+        self, output: str, kind: Kind, recipe: str, frames: Sequence[FramePlan]
+    ) -> bool:
+        known = self.store.current(output, kind, recipe, [frame.file for frame in frames])
         if known is not None:
             logger.info("%s is up to date", output)
             with self.lock:
@@ -389,7 +403,7 @@ class _Run:
         inputs = [(frame.file, self.inputs[frame.file].sha256) for frame in frames]
         product = self.store.write(output, kind, planes, header, recipe, inputs)
         with self.lock:
-            self.n_made += 1
+            self.made.add(output)
             self.products[output] = product
 
     # -- outcomes ----------------------------------------------------------------------

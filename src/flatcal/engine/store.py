@@ -6,9 +6,10 @@ import json
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 from astropy.io import fits
 from pydantic import ValidationError
 
@@ -16,13 +17,15 @@ from flatcal.engine.headers import add_flag_legend, add_inputs
 from flatcal.engine.products import Planes
 from flatcal.errors import FrameError, OutputError
 from flatcal.frame import Kind
-from flatcal.headers import read_header_cards
+from flatcal.headers import read_header_cards, scan_hdus
 from flatcal.io import write_image, write_text
 from flatcal.kernels.stats import median_of_good
 from flatcal.plan import Plan
 from flatcal.records import InputRecord, ProductRecord, RunRecord
 
 logger = logging.getLogger(__name__)
+
+_FITS_BLOCK = 2880
 
 FOLDERS = ("masters", "flats", "science")
 
@@ -86,31 +89,43 @@ class OutputStore:
             return None
         return self.previous.inputs.get(file)
 
-    def current(self, output: str, recipe: str) -> ProductRecord | None:
-        """The record of an output that the earlier run made of the same things, if it stands."""
-        known = self.previous.products.get(output) if self.previous else None
-        if known is None or known.recipe != recipe:
-            return None
+    def current(
+        self, output: str, kind: Kind, recipe: str, inputs: Sequence[str]
+    ) -> ProductRecord | None:
+        """The record of an output that stands, whole and made of the same things.
+
+        The file itself tells, so that what an interrupted run has finished is not made again.
+        """
         path = self.out / output
         try:
-            if path.stat().st_size != known.size_bytes:
-                return None
-            same = read_header_cards(path).get("RECIPE") == recipe
+            hdus = scan_hdus(path)
+            padded = path.stat().st_size % _FITS_BLOCK == 0
         except (FrameError, OSError):
             return None
-        return known if same else None
+        cards = hdus[0].cards
+        n_planes = 3 if "ERRSRC" in cards else 2
+        complete = all(hdu.stored_bytes == hdu.data_bytes for hdu in hdus)
+        median, n_flagged = cards.get("GOODMED"), cards.get("NFLAGGED")
+        if not (len(hdus) == n_planes and complete and padded and isinstance(n_flagged, int)):
+            return None
+        if cards.get("RECIPE") != recipe:
+            return None
+        return ProductRecord(
+            output=output,
+            kind=kind,
+            recipe=recipe,
+            inputs=tuple(inputs),
+            median_adu=float(np.float32(median)) if isinstance(median, int | float) else None,
+            n_flagged=n_flagged,
+        )
 
     def check_replaceable(self, output: str) -> None:
         """Never replace what flatcal did not write, unless asked to."""
         path = self.out / output
         if self.overwrite or not path.exists():
             return
-        try:
-            ours = "FLATCAL" in read_header_cards(path)
-        except (FrameError, OSError):
-            known = self.previous.products if self.previous else {}
-            ours = output in known
-        if not ours:
+        known = self.previous.products if self.previous else {}
+        if not self._is_ours(path) and output not in known:
             raise OutputError(
                 "output-exists", f"{path} was not written by flatcal; say --overwrite"
             )
@@ -142,7 +157,9 @@ class OutputStore:
             Raw files and their SHA-256.
         """
         n_flagged = int((planes.flags != 0).sum())
-        median = median_of_good(planes.data, planes.flags)
+        median = float(np.float32(median_of_good(planes.data, planes.flags)))
+        if math.isfinite(median):
+            header["GOODMED"] = (median, "median of the good pixels")
         if planes.std is not None:
             header["ERRSRC"] = (planes.std_source, "what UNCERT comes from")
         add_flag_legend(header, n_flagged)
@@ -154,7 +171,6 @@ class OutputStore:
             output=output,
             kind=kind,
             recipe=recipe,
-            size_bytes=path.stat().st_size,
             inputs=tuple(file for file, _ in inputs),
             median_adu=median if math.isfinite(median) else None,
             n_flagged=n_flagged,
@@ -171,16 +187,21 @@ class OutputStore:
         write_text(self.out / "run.json", record.model_dump_json(indent=1) + "\n")
         return record
 
-    def left_over(self, plan: Plan) -> tuple[str, ...]:
-        """Images in the folder that are no output of the plan."""
-        planned = {master.output for master in plan.masters}
-        planned |= {frame.output for frame in plan.frames if frame.output is not None}
+    def left_over(self, products: Iterable[str]) -> tuple[str, ...]:
+        """Images that flatcal wrote, but neither made nor confirmed in this run."""
         present = {
             path.relative_to(self.out).as_posix()
             for name in FOLDERS
             for path in (self.out / name).glob("*.fits")
         }
-        return tuple(sorted(present - planned))
+        others = sorted(present - set(products))
+        return tuple(file for file in others if self._is_ours(self.out / file))
+
+    def _is_ours(self, path: Path) -> bool:
+        try:
+            return "FLATCAL" in read_header_cards(path)
+        except (FrameError, OSError):
+            return False
 
 
 def _previous_record(out: Path) -> RunRecord | None:

@@ -139,16 +139,13 @@ def print_result(result: RunResult) -> None:
     console = _console()
     record = result.record
     if result.n_made:
-        console.print(_products_table(tuple(record.products.values())))
+        console.print(_products_table([record.products[output] for output in result.made]))
     outcomes = record.outcomes
     _print_caveats(console, "caveats", ((o.file, o.caveats) for o in outcomes))
     _print_caveats(console, "failed", ((o.file, o.errors) for o in outcomes))
     if result.left_over:
-        shown = ", ".join(result.left_over[:_FILES_SHOWN])
-        console.print(
-            f"{len(result.left_over)} files of an earlier run are not in this plan: {shown}",
-            markup=False,
-        )
+        files = _some(result.left_over)
+        console.print(f"left over from an earlier run: {files}", markup=False, soft_wrap=True)
     status = Counter(o.status for o in outcomes)
     console.print(
         f"{len(outcomes)} frames: {status[Status.USED]} used in masters, "
@@ -203,6 +200,12 @@ def _table(title: str | None, *columns: str) -> Table:
     return table
 
 
+def _some(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - _FILES_SHOWN} more" if len(names) > _FILES_SHOWN else ""
+    return ", ".join(names[:_FILES_SHOWN]) + more
+
+
 def _print_caveats(
     console: Console, title: str, notes: Iterable[tuple[str, Sequence[Caveat]]]
 ) -> None:
@@ -215,10 +218,8 @@ def _print_caveats(
         return
     console.print(f"{title}:", style="bold")
     for caveat, names in files.items():
-        shown = ", ".join(names[:_FILES_SHOWN])
-        more = f" and {len(names) - _FILES_SHOWN} more" if len(names) > _FILES_SHOWN else ""
         # One line each, however narrow the terminal: so they can be searched and copied.
-        line = f"  {shown}{more}: {caveat.text} [{caveat.slug}]"
+        line = f"  {_some(names)}: {caveat.text} [{caveat.slug}]"
         console.print(line, markup=False, soft_wrap=True)
 
 
