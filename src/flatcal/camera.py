@@ -28,6 +28,11 @@ def _as_tuple(value: Any) -> Any:
 Keywords = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 
 
+# Text is no number and no switch, whatever it spells.
+Number = Annotated[float, Field(strict=True)]
+Switch = Annotated[bool, Field(strict=True)]
+
+
 class Strict(BaseModel):
     """Frozen, and a misspelt name is an error."""
 
@@ -87,9 +92,9 @@ class CameraSettings(Strict):
     trim_section: str | None = Field(
         default=None, description="'none', 'header', or a FITS section"
     )
-    gain_electron_per_adu: float | None = Field(default=None, gt=0)
-    read_noise_electron: float | None = Field(default=None, ge=0)
-    saturation_adu: float | None = Field(default=None, gt=0)
+    gain_electron_per_adu: Number | None = Field(default=None, gt=0)
+    read_noise_electron: Number | None = Field(default=None, ge=0)
+    saturation_adu: Number | None = Field(default=None, gt=0)
     unit: Literal["adu", "electron"] | None = None
 
     def overruled_by(self, other: CameraSettings) -> CameraSettings:
@@ -139,7 +144,7 @@ GENERIC = CameraProfile(
     kind_keyword=("IMAGETYP", "OBSTYPE", "FRAMETYP", "IMAGETYPE"),
     set_temperature_keyword=("SET-TEMP", "CCDTSET", "SETTEMP"),
     readout_mode_keyword=("READOUTM", "READMODE", "READ-SPD", "READSPD"),
-    gain_setting_keyword=("GAIN",),
+    gain_setting_keyword=("GAIN", "OFFSET"),
     overscan_section="header",
     overscan_statistic="median",
     trim_section="header",

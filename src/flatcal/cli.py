@@ -16,6 +16,7 @@ import typer
 from flatcal._version import __version__
 
 if TYPE_CHECKING:
+    from flatcal.plan import Plan
     from flatcal.recipe import Config
 
 EXIT_FRAME_FAILED = 1
@@ -109,10 +110,9 @@ def plan(
     _verbose: Verbose = 0,
 ) -> None:
     """Show what would be done to each frame and why; exit 3 when a frame cannot be calibrated."""
-    from flatcal.planning import build_plan  # noqa: PLC0415
     from flatcal.report.terminal import print_plan  # noqa: PLC0415
 
-    made = build_plan(raw, _config(config, kind))
+    made = _plan(raw, config, kind)
     if as_json:
         typer.echo(made.model_dump_json(indent=1))
     else:
@@ -140,11 +140,10 @@ def run(
 ) -> None:
     """Calibrate a night: masters, flats, master flats, science; exit 1 when a frame failed."""
     from flatcal.engine.run import run_plan  # noqa: PLC0415
-    from flatcal.planning import build_plan  # noqa: PLC0415
     from flatcal.report.terminal import print_result, progress_bar  # noqa: PLC0415
 
     memory_bytes = parse_size(memory)
-    made = build_plan(raw, _config(config, kind))
+    made = _plan(raw, config, kind)
     try:
         with progress_bar() as progress:
             result = run_plan(
@@ -226,6 +225,20 @@ def _config(path: Path | None, kinds: list[str] | None) -> Config:
 
     config = Config() if path is None else load_config(path)
     return config.with_kinds(kinds or ())
+
+
+def _plan(raw: Path, config: Path | None, kinds: list[str] | None) -> Plan:
+    """The plan; a --kind that fits no file is a mistake of the one who typed it."""
+    from flatcal.camera import matches_file  # noqa: PLC0415
+    from flatcal.errors import ConfigError  # noqa: PLC0415
+    from flatcal.planning import build_plan  # noqa: PLC0415
+
+    made = build_plan(raw, _config(config, kinds))
+    for rule in kinds or ():
+        pattern = rule.partition("=")[2]
+        if not any(matches_file(pattern, frame.file) for frame in made.frames):
+            raise ConfigError("bad-config", f"--kind {rule!r} fits no file in {raw}")
+    return made
 
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?))?B?\s*", re.IGNORECASE)

@@ -41,7 +41,7 @@ def draft_config(raw: str | Path) -> str:
         *_camera_lines(camera, example),
         "",
         *_kind_lines(frames),
-        *_dark_lines(),
+        *_dark_lines(camera),
     ]
     return "\n".join(lines) + "\n"
 
@@ -66,12 +66,15 @@ def _camera_lines(camera: str, example: Frame | None) -> list[str]:
 
 
 def _section_lines(example: Frame | None) -> list[str]:
+    """What the header says by itself need not be set; what it does not say is set to none."""
     geometry = example.geometry if example is not None else None
     lines = []
     for name in ("overscan_section", "trim_section"):
         section = getattr(geometry, name) if geometry is not None else None
-        text = "none" if section is None else format_section(section)
-        lines.append(f'{name} = "{text}"')
+        if section is None:
+            lines.append(f'{name} = "none"')
+        else:
+            lines.append(f'# {name} = "header"  # here {format_section(section)}')
     return lines
 
 
@@ -81,7 +84,7 @@ def _kind_lines(frames: tuple[Frame, ...]) -> list[str]:
     lines = []
     if unknown or hinted:
         files = ", ".join(frame.file for frame in (unknown + hinted)[:3])
-        lines.append(f"# Say what these frames are, and the like: {files}")
+        lines.append(f"# Say what frames like these are: {files}")
     for kind in Kind:
         lines += [
             "# [[kinds]]",
@@ -92,8 +95,9 @@ def _kind_lines(frames: tuple[Frame, ...]) -> list[str]:
     return lines
 
 
-def _dark_lines() -> list[str]:
+def _dark_lines(camera: str) -> list[str]:
     settings = DarkSettings()
     names = ("tolerance_s", "temperature_tolerance_c", "scale", "scale_up")
     values = [f"# {name} = {json.dumps(getattr(settings, name))}" for name in names]
-    return ["[dark]", *values, "# required = true"]
+    required = json.dumps(find_profile_by_name(camera).dark_required)
+    return ["[dark]", *values, f"# required = {required}"]

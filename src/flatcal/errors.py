@@ -118,6 +118,16 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "Several amplifiers share this image, each with its own bias level and overscan. "
             "This is not supported yet; split the image by amplifier."
         ),
+        "few-frames": (
+            "A master bias or flat comes from fewer than three frames, so outliers in them cannot "
+            "be rejected. Take more frames."
+        ),
+        "temperature-unchecked": (
+            "The header has no set temperature, so darks of any temperature are taken, and the "
+            "sensor was several degrees warmer or colder for this dark. Name the keyword of the "
+            "temperature in camera.set_temperature_keyword and widen dark.temperature_tolerance_c "
+            "to what the sensor wanders by."
+        ),
         "single-dark": (
             "The master dark comes from fewer than three frames, so cosmic rays in it cannot be "
             "rejected and pass into every frame that it calibrates."

@@ -23,7 +23,7 @@ from flatcal.section import Section, parse_section
 # How the field spells the kinds, in lower case without spaces and signs.
 _KIND_WORDS: Final[dict[str, Kind]] = {
     **dict.fromkeys(("bias", "biasframe", "zero", "zeroframe", "offset"), Kind.BIAS),
-    **dict.fromkeys(("dark", "darkframe"), Kind.DARK),
+    **dict.fromkeys(("dark", "darkframe", "darkflat", "flatdark", "darkflatframe"), Kind.DARK),
     **dict.fromkeys(
         ("flat", "flatfield", "flatframe", "flatfieldframe", "skyflat", "domeflat", "dflat")
         + ("lampflat", "twilightflat", "twiflat", "domeflatfield", "skyflatfield"),
@@ -39,6 +39,8 @@ _UNIT_WORDS: Final[dict[str, str]] = {
     **dict.fromkeys(("adu", "adus", "count", "counts", "dn", "ct"), "adu"),
     **dict.fromkeys(("electron", "electrons", "e", "e-", "el"), "electron"),
 }
+# No camera needs longer for its shortest exposure.
+_LONGEST_BIAS_S: Final = 1.0
 _TO_SECONDS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 _DECIMAL_COMMA: Final = re.compile(r"[+-]?\d+,\d+(?:[eEdD][+-]?\d+)?")
 
@@ -107,6 +109,8 @@ def read_frame(
     shape = _shape(cards)
     exposure = _exposure_time(cards, settings, notes)
     kind, reason = _kind(file, cards, settings, (*rules, *profile.kinds), exposure)
+    if kind is Kind.BIAS and (exposure or 0) > _LONGEST_BIAS_S:
+        notes.caveat("kind-hint", f"taken as bias ({reason}), but exposed for {exposure:g} s")
     _check_kind(file, kind, _first(cards, settings.kind_keyword), notes)
     if exposure is None and kind not in (Kind.BIAS, None):
         _refuse_missing_exposure(settings, notes)
@@ -124,6 +128,7 @@ def read_frame(
         kind_reason=reason,
         exposure_time_s=0.0 if exposure is None and kind is Kind.BIAS else exposure,
         set_temperature_c=_number(_first(cards, settings.set_temperature_keyword)[1]),
+        sensor_temperature_c=_number(_first(cards, ("CCD-TEMP", "DET-TEMP", "TEMPDET"))[1]),
         filter=_text(_first(cards, settings.filter_keyword)[1]),
         object=_text(cards.get("OBJECT")),
         date=_text(_first(cards, ("DATE-OBS", "DATE-BEG", "DATE"))[1]),
@@ -131,8 +136,8 @@ def read_frame(
             camera=profile.name or _text(cards.get("INSTRUME")) or "unnamed camera",
             shape=shape,
             binning=_binning(cards),
-            readout_mode=_text(_first(cards, settings.readout_mode_keyword)[1]),
-            gain_setting=_text(_first(cards, settings.gain_setting_keyword)[1]),
+            readout_mode=_all_of(cards, settings.readout_mode_keyword),
+            gain_setting=_all_of(cards, settings.gain_setting_keyword),
             unit=_unit(cards, settings, notes),
         ),
         storage=Storage(
@@ -143,7 +148,7 @@ def read_frame(
             mtime_ns=status.st_mtime_ns,
         ),
         geometry=geometry,
-        detector=_detector(settings, notes),
+        detector=_detector(cards, settings, notes),
         caveats=tuple(notes.caveats),
         errors=tuple(notes.errors),
     )
@@ -156,6 +161,11 @@ def _first(cards: Cards, keywords: Sequence[str] | None) -> tuple[str, Any]:
         if value is not None and value != "":
             return keyword, value
     return "", None
+
+
+def _all_of(cards: Cards, keywords: Sequence[str] | None) -> str:
+    """The values of all keywords that have one; together they describe a setting."""
+    return " ".join(filter(None, (_text(cards.get(keyword)) for keyword in keywords or ())))
 
 
 def _text(value: Any) -> str:
@@ -348,11 +358,21 @@ def _check_amplifiers(cards: Cards, notes: _Notes) -> None:
         )
 
 
-def _detector(settings: CameraSettings, notes: _Notes) -> Detector:
+def _largest_value(cards: Cards) -> float | None:
+    """The largest value that the integers of the file can hold; None for floats."""
+    bits = cards.get("BITPIX")
+    if not isinstance(bits, int) or bits < 0:
+        return None
+    top = 2.0**bits - 1 if bits == 8 else 2.0 ** (bits - 1) - 1
+    scale, zero = _number(cards.get("BSCALE", 1)), _number(cards.get("BZERO", 0))
+    return top * (1.0 if scale is None else scale) + (zero or 0.0)
+
+
+def _detector(cards: Cards, settings: CameraSettings, notes: _Notes) -> Detector:
     detector = Detector(
         gain_electron_per_adu=settings.gain_electron_per_adu,
         read_noise_electron=settings.read_noise_electron,
-        saturation_adu=settings.saturation_adu or 65535.0,
+        saturation_adu=settings.saturation_adu or _largest_value(cards),
     )
     if not detector.noise_known:
         notes.caveat(

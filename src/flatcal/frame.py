@@ -80,13 +80,13 @@ class Detector:
     ----------
     gain_electron_per_adu, read_noise_electron : float or None
         None when neither the configuration nor the profile tells.
-    saturation_adu : float
-        Raw values from here on are flagged as saturated.
+    saturation_adu : float or None
+        Raw values from here on are flagged as saturated; None flags none.
     """
 
     gain_electron_per_adu: float | None
     read_noise_electron: float | None
-    saturation_adu: float
+    saturation_adu: float | None
 
     @property
     def noise_known(self) -> bool:
@@ -132,7 +132,7 @@ class Frame:
         None when nothing tells the kind.
     kind_reason : str
         What told it.
-    exposure_time_s, set_temperature_c : float or None
+    exposure_time_s, set_temperature_c, sensor_temperature_c : float or None
         Seconds and degrees Celsius; None where the header is silent.
     filter : str
         Empty where the header has none.
@@ -153,6 +153,7 @@ class Frame:
     kind_reason: str = ""
     exposure_time_s: float | None = None
     set_temperature_c: float | None = None
+    sensor_temperature_c: float | None = None
     filter: str = ""
     object: str = ""
     date: str = ""

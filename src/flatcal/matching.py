@@ -12,6 +12,8 @@ from flatcal.recipe import DarkSettings
 SAME_EXPOSURE = 0.01
 # Binary fractions: 1.1 s is not farther from 1 s than 0.1 s.
 _ROUNDING = 1e-9
+# Dark current changes by a third or more over this difference.
+NOTABLE_TEMPERATURE_C = 3.0
 # From this many frames on, a cosmic ray in one of them can be rejected.
 ENOUGH_TO_REJECT = 3
 
@@ -203,11 +205,15 @@ def choose_dark(
             f"dark of {nearest.exposure_time_s:g} s for {exposure:g} s: {difference:+.3g} s is "
             f"within {settings.tolerance_s:g} s, so it is not scaled"
         )
-        return DarkChoice(nearest, 1.0, False, reason, _few_frames(nearest))
+        caveats = _dark_caveats(frame, nearest)
+        if abs(difference) > SAME_EXPOSURE * exposure + DarkSettings().tolerance_s:
+            text = f"unscaled dark of {nearest.exposure_time_s:g} s on a frame of {exposure:g} s"
+            caveats += (Caveat("dark-exposure", f"{text}, by your dark.tolerance_s"),)
+        return DarkChoice(nearest, 1.0, False, reason, caveats)
     scalable = _scalable(exposure, fitting, bias, settings)
     if isinstance(scalable, str):
         return _exposure_refusal(frame, nearest, settings, scalable)
-    return _scaled(exposure, scalable)
+    return _scaled(frame, scalable)
 
 
 def _scalable(
@@ -219,7 +225,8 @@ def _scalable(
     # The bias goes off the frame and off the dark: it must fit both.
     without_bias = [g for g in fitting if bias and choose_bias(g.first, [bias], settings)]
     if not without_bias:
-        return f"there is no bias to scale it without; take bias frames or darks of {exposure:g} s"
+        why = "no bias frames fit, so its bias cannot be taken out"
+        return f"{why}; take bias frames or darks of {exposure:g} s"
     longer = [group for group in without_bias if group.exposure_time_s >= exposure]
     if not longer and not settings.scale_up:
         return f"it is shorter; take darks of {exposure:g} s or longer, set dark.scale_up = true"
@@ -227,11 +234,12 @@ def _scalable(
     return longer or shorter or f"it holds no current; take darks of {exposure:g} s"
 
 
-def _scaled(exposure: float, candidates: Sequence[Group]) -> DarkChoice:
+def _scaled(frame: Frame, candidates: Sequence[Group]) -> DarkChoice:
+    exposure = exposure_of(frame)
     rejectable = [group for group in candidates if len(group.frames) >= ENOUGH_TO_REJECT]
     dark = max(rejectable or candidates, key=lambda group: group.exposure_time_s)
     scale = exposure / dark.exposure_time_s
-    caveats = _few_frames(dark)
+    caveats = _dark_caveats(frame, dark)
     if scale > 1:
         text = f"dark of {dark.exposure_time_s:g} s scaled up to {exposure:g} s; so is its noise"
         caveats += (Caveat("dark-exposure", text),)
@@ -242,12 +250,19 @@ def _scaled(exposure: float, candidates: Sequence[Group]) -> DarkChoice:
     return DarkChoice(dark, scale, True, reason, caveats)
 
 
-def _few_frames(dark: Group) -> tuple[Caveat, ...]:
+def _dark_caveats(frame: Frame, dark: Group) -> tuple[Caveat, ...]:
+    caveats: tuple[Caveat, ...] = ()
     n = len(dark.frames)
-    if n >= ENOUGH_TO_REJECT:
-        return ()
-    text = f"dark of {dark.exposure_time_s:g} s has {n} frame{'s' if n > 1 else ''}"
-    return (Caveat("single-dark", f"{text}; cosmic rays in it are not rejected"),)
+    if n < ENOUGH_TO_REJECT:
+        text = f"dark of {dark.exposure_time_s:g} s has {n} frame{'s' if n > 1 else ''}"
+        caveats += (Caveat("single-dark", f"{text}; cosmic rays in it are not rejected"),)
+    here, there = frame.sensor_temperature_c, dark.first.sensor_temperature_c
+    known = frame.set_temperature_c is None and here is not None and there is not None
+    if known and abs(here - there) > NOTABLE_TEMPERATURE_C:  # type: ignore[operator]
+        text = f"sensor at {here:g} C, its dark at {there:g} C, and no set temperature"
+        remedy = "name their keyword in camera.set_temperature_keyword to have them matched"
+        caveats += (Caveat("temperature-unchecked", f"{text}; {remedy}"),)
+    return caveats
 
 
 def _refusal(frame: Frame, dark: Group, settings: DarkSettings) -> str | None:
@@ -285,9 +300,11 @@ def _no_candidate(frame: Frame, groups: Sequence[Group], settings: DarkSettings)
 def _exposure_refusal(frame: Frame, nearest: Group, settings: DarkSettings, why: str) -> Caveat:
     exposure = exposure_of(frame)
     difference = abs(nearest.exposure_time_s - exposure)
+    # A tolerance for a dark of quite another length would be no remedy.
+    wider = ", or set dark.tolerance_s" if difference <= 0.1 * exposure else ""
     return Caveat(
         "dark-exposure",
         f"dark exposure {nearest.exposure_time_s:g} s is {difference:g} s from the "
         f"{frame.kind}'s {exposure:g} s (tolerance {settings.tolerance_s:g} s) and is not scaled "
-        f"because {why}, or set dark.tolerance_s",
+        f"because {why}{wider}",
     )

@@ -10,6 +10,7 @@ from flatcal.camera import find_profile_by_name
 from flatcal.frame import Caveat, Frame, Kind
 from flatcal.index import find_frames
 from flatcal.matching import (
+    ENOUGH_TO_REJECT,
     DarkChoice,
     Group,
     choose_bias,
@@ -105,7 +106,8 @@ class _Planner:
         if isinstance(choice, DarkChoice) or self._dark_required(frame):
             return choice
         if bias is None:
-            return Caveat("no-bias", f"neither a dark nor a bias fits; {choice.text}")
+            text = "goes without a dark, and no bias fits it either; take bias frames"
+            return Caveat("no-bias", text)
         return None
 
     def _with_bias(
@@ -226,7 +228,8 @@ class _Planner:
             return _frame_plan(frame, "refuse", reason=frame.errors[0].text)
         if frame.kind in (Kind.BIAS, Kind.DARK):
             master = f"averaged into {part_of}"
-            return _frame_plan(frame, "combine", part_of=part_of, reason=master)
+            few = self._few_frames(frame, self.bias_groups)
+            return _frame_plan(frame, "combine", part_of=part_of, reason=master, caveats=few)
         choice = self.choices[frame.file]
         if isinstance(choice, Caveat):
             return _frame_plan(frame, "refuse", errors=(choice,), reason=choice.text)
@@ -234,6 +237,7 @@ class _Planner:
         caveats = choice.caveats if choice is not None else ()
         if choice is None and self.config.dark.required is False:
             caveats = (Caveat("no-dark", "calibrated without a dark, as asked"),)
+        caveats += self._few_frames(frame, self.flat_groups)
         if frame.kind is Kind.SCIENCE:
             flat = choose_flat(frame, self.flat_groups)
             if flat is not None:
@@ -248,6 +252,14 @@ class _Planner:
             frame, "calibrate", steps=steps, output=output, part_of=part_of,
             caveats=caveats, reason="; ".join(step.reason for step in steps[-2:]),
         )  # fmt: skip
+
+    def _few_frames(self, frame: Frame, groups: Sequence[Group]) -> tuple[Caveat, ...]:
+        """A caveat for a frame whose group is too small for outliers to be rejected."""
+        for group in groups:
+            if frame in group.frames and len(group.frames) < ENOUGH_TO_REJECT:
+                text = f"{self.names[id(group)]} is made of fewer than {ENOUGH_TO_REJECT} frames"
+                return (Caveat("few-frames", f"{text}; outliers in them are not rejected"),)
+        return ()
 
     def _refuse_without_flat(self, frame: Frame) -> FramePlan:
         name = frame.filter or "none"

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from flatcal.camera import CameraSettings, KindRule, Strict
+from flatcal.camera import CameraSettings, KindRule, Number, Strict, Switch
 from flatcal.errors import ConfigError
 from flatcal.frame import Kind
 
@@ -33,11 +33,11 @@ class DarkSettings(Strict):
         Whether a shorter dark may be scaled up.
     """
 
-    required: bool | None = None
-    tolerance_s: float = Field(default=0.5, ge=0)
-    temperature_tolerance_c: float = Field(default=0.5, ge=0)
+    required: Switch | None = None
+    tolerance_s: Number = Field(default=0.5, ge=0)
+    temperature_tolerance_c: Number = Field(default=0.5, ge=0)
     scale: Literal["auto", "never"] = "auto"
-    scale_up: bool = False
+    scale_up: Switch = False
 
 
 class CombineSettings(Strict):
@@ -49,8 +49,8 @@ class CombineSettings(Strict):
         Rejection thresholds in units of 1.4826 MAD.
     """
 
-    low_sigma: float = Field(default=5.0, gt=0)
-    high_sigma: float = Field(default=5.0, gt=0)
+    low_sigma: Number = Field(default=5.0, gt=0)
+    high_sigma: Number = Field(default=5.0, gt=0)
 
 
 class ScienceSettings(Strict):
@@ -62,7 +62,7 @@ class ScienceSettings(Strict):
         False calibrates science frames without a flat when there is none in their filter.
     """
 
-    flat_required: bool = True
+    flat_required: Switch = True
 
 
 class Config(Strict):
@@ -133,26 +133,30 @@ def parse_config(text: str, name: str) -> Config:
         return Config.model_validate(raw)
     except ValidationError as error:
         lines = _lines_of_keys(text)
-        mistakes = [_describe(detail, lines, name) for detail in error.errors()]
+        numbered = [(_line_of(tuple(d["loc"]), lines), _describe(d)) for d in error.errors()]
+        mistakes = [f"{name}:{line}: {mistake}" for line, mistake in sorted(numbered)]
         raise ConfigError("bad-config", "\n".join(mistakes)) from error
 
 
-def _describe(detail: Any, lines: dict[tuple[str | int, ...], int], name: str) -> str:
+def _line_of(location: tuple[str | int, ...], lines: dict[tuple[str | int, ...], int]) -> int:
+    """Line of a setting, or of the table that it should stand in."""
+    while location and location not in lines:
+        location = location[:-1]
+    return lines.get(location, 1)
+
+
+def _describe(detail: Any) -> str:
     location = tuple(detail["loc"])
-    shown = location
-    while shown and shown not in lines:
-        shown = shown[:-1]
-    where = f"{name}:{lines.get(shown, 1)}"
     key = ".".join(str(part) for part in location)
     if detail["type"] == "extra_forbidden":
-        return f"{where}: {key} is not a setting{_suggestion(location)}"
+        return f"{key} is not a setting{_suggestion(location)}"
     if detail["type"] == "missing":
-        return f"{where}: {key} is missing"
+        return f"{key} is missing"
     if detail["type"] == "model_type":
-        return f"{where}: {key} = {detail['input']!r}: it is a table, [{key}]"
+        return f"{key} = {detail['input']!r}: it is a table, [{key}]"
     if location == ("kinds",):
-        return f"{where}: kinds = {detail['input']!r}: it is a list of tables, [[kinds]]"
-    return f"{where}: {key} = {detail['input']!r}: {detail['msg'].lower()}"
+        return f"kinds = {detail['input']!r}: it is a list of tables, [[kinds]]"
+    return f"{key} = {detail['input']!r}: {detail['msg'].lower()}"
 
 
 def _suggestion(location: tuple[str | int, ...]) -> str:

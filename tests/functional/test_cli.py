@@ -247,6 +247,10 @@ def test_kinds_can_be_said(night, tmp_path):
 # -- other commands ----------------------------------------------------------------------
 
 
+def test_a_kind_that_fits_no_file_is_refused(small):
+    refusal(flatcal("plan", small, "--kind", "flat=nosuch*"), "bad-config", 2)
+
+
 def test_show_writes_a_picture(small, tmp_path):
     done = process("show", small / "m51.fits", "-o", tmp_path / "x.png")
     assert done.returncode == 0

@@ -964,6 +964,19 @@ def test_output_and_raw_folder_may_not_lie_in_one_another(night, tmp_path, place
     assert states(night) == before
 
 
+def test_what_an_interrupted_run_has_finished_is_kept(night, tmp_path):
+    """Killed before run.json was written: the outputs themselves say what they are."""
+    out = tmp_path / "out"
+    run(night, out)
+    (out / "run.json").unlink()
+    (out / "science/science-sg.fits").unlink()
+    before = states(out)
+    result = run(night, out)
+    assert result.made == ("science/science-sg.fits",)
+    assert changed(before, states(out)) == {"science/science-sg"}
+    assert len(result.record.products) == result.n_current + 1
+
+
 def test_a_link_into_the_raw_folder_is_seen_through(night, tmp_path):
     (tmp_path / "link").symlink_to(night)
     with pytest.raises(OutputError) as caught:

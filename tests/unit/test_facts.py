@@ -440,6 +440,27 @@ def test_an_output_with_its_planes_is_named_as_a_product(tmp_path):
     assert slugs(frame.errors) == ["already-calibrated"]
 
 
+@pytest.mark.parametrize(("exposure", "slugs_there"), [(0.001, []), (60.0, ["kind-hint"])])
+def test_a_bias_that_was_exposed_is_a_caveat(look, exposure, slugs_there):
+    frame = look(imagetyp="BIAS", exposure=exposure)
+    assert [slug for slug in slugs(frame.caveats) if slug == "kind-hint"] == slugs_there
+
+
+@pytest.mark.parametrize(
+    ("dtype", "largest"),
+    [("uint8", 255), ("uint16", 65535), ("int16", 32767), ("uint32", 2**32 - 1), ("f4", None)],
+)
+def test_saturation_is_the_largest_value_that_the_file_can_hold(tmp_path, dtype, largest):
+    fits.PrimaryHDU(np.ones((8, 8), dtype)).writeto(tmp_path / "x.fits")
+    (frame,) = find_frames(tmp_path, Config())
+    assert frame.detector.saturation_adu == largest
+
+
+@pytest.mark.parametrize("word", ["DARKFLAT", "Dark Flat", "FlatDark"])
+def test_a_dark_for_flats_is_a_dark(look, word):
+    assert look(imagetyp=word).kind is Kind.DARK
+
+
 def test_combined_f_is_a_raw_frame(look):
     assert look(COMBINED=False).errors == ()
 

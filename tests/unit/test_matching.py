@@ -138,8 +138,26 @@ def test_a_single_dark_that_is_not_scaled_has_the_caveat_too():
 def test_without_a_bias_nothing_is_scaled_and_the_refusal_says_all():
     refusal = choose(flat(23.0), darks(90.0, 300.0), [])
     assert refusal.slug == "dark-exposure"
-    for word in ("90 s", "23 s", "67 s", "tolerance 0.5 s", "no bias", "dark.tolerance_s"):
+    for word in ("90 s", "23 s", "67 s", "tolerance 0.5 s", "no bias", "darks of 23 s"):
         assert word in refusal.text
+    assert "dark.tolerance_s" not in refusal.text  # 67 s is beyond any tolerance
+
+
+def test_a_wider_tolerance_is_offered_for_a_small_difference():
+    assert "dark.tolerance_s" in choose(flat(85.0), darks(90.0), []).text
+
+
+def test_an_unscaled_dark_of_quite_another_length_is_a_caveat():
+    choice = choose(flat(0.3), darks(300.0), [], tolerance_s=300.0)
+    assert not choice.scaled
+    assert [caveat.slug for caveat in choice.caveats] == ["dark-exposure"]
+
+
+def test_a_dark_of_another_sensor_temperature_is_a_caveat_without_a_set_temperature():
+    warm = [replace(dark, sensor_temperature_c=15.0) for dark in darks(60.0, temperature=None)]
+    for here, slugs in ((-10.0, ["temperature-unchecked"]), (13.0, [])):
+        target = replace(flat(60.0, temperature=None), sensor_temperature_c=here)
+        assert [caveat.slug for caveat in choose(target, warm).caveats] == slugs
 
 
 def test_scaling_can_be_forbidden():

@@ -216,7 +216,17 @@ def test_a_frame_that_goes_without_a_dark_says_so(night):
     write("DARK", 3, 600.0, SET_TEMP=-20)
     write("FLAT", 1, 10.0)
     (flat,) = by_kind(plan("[dark]\nrequired=false\n"), "flat")
-    assert [c.slug for c in flat.caveats] == ["no-dark"]
+    assert [c.slug for c in flat.caveats] == ["no-dark", "few-frames"]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_a_master_of_fewer_than_three_frames_is_a_caveat(night, n):
+    write, plan = night
+    write("BIAS", n)
+    write("DARK", 3, 10.0)
+    write("FLAT", n, 10.0)
+    for frame in (*by_kind(plan(), "bias"), *by_kind(plan(), "flat")):
+        assert ("few-frames" in [c.slug for c in frame.caveats]) == (n < 3)
 
 
 def test_without_dark_and_bias_frames_are_refused_whatever_is_asked(night):

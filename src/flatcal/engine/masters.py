@@ -153,14 +153,16 @@ class CalibratedFrame:
         Open.
     preparation : Preparation
         The steps.
-    saturation_adu : float
-        Raw values from here on are flagged.
+    saturation_adu : float or None
+        Raw values from here on are flagged; None flags none.
     """
 
-    def __init__(self, raw: RawFrame, preparation: Preparation, saturation_adu: float) -> None:
+    def __init__(
+        self, raw: RawFrame, preparation: Preparation, saturation_adu: float | None
+    ) -> None:
         self.raw = raw
         self.preparation = preparation
-        self.saturation = np.float32(saturation_adu)
+        self.saturation = np.float32(np.inf if saturation_adu is None else saturation_adu)
         self.level = _NO_LEVEL if preparation.overscan is None else self._overscan_level()
 
     def _overscan_level(self) -> Array:

@@ -17,6 +17,7 @@ from flatcal.plan import FramePlan, MasterPlan, Plan
 from flatcal.records import ProductRecord, Status
 
 _FILES_SHOWN = 3
+_NO_EXPOSURE = -1.0
 
 
 def _console() -> Console:
@@ -27,14 +28,13 @@ def print_frames(frames: Sequence[Frame]) -> None:
     """What is in a folder, alike frames together, and what is wrong with them."""
     console = _console()
     table = _table(None, "kind", "frames", "exposure s", "filter", "set temp. C", "shape", "camera")
-    groups: dict[tuple[str, ...], list[Frame]] = {}
+    groups: dict[tuple[str | float, ...], list[Frame]] = {}
     for frame in frames:
         groups.setdefault(_likeness(frame), []).append(frame)
     for key, members in sorted(groups.items()):
-        kind, exposure, filter_, temperature, shape, camera = key
-        table.add_row(
-            kind, str(len(members)), exposure.lstrip(), filter_, temperature, shape, camera
-        )
+        kind, exposure, *others = key
+        shown = "" if exposure == _NO_EXPOSURE else f"{exposure:.6g}"
+        table.add_row(str(kind), str(len(members)), shown, *map(str, others))
     console.print(table)
     for slug, name, values in (
         ("mixed-binning", "binnings", {f.setup.binning for f in frames if f.setup}),
@@ -48,12 +48,12 @@ def print_frames(frames: Sequence[Frame]) -> None:
     _print_caveats(console, "caveats", ((f.file, f.caveats) for f in frames))
 
 
-def _likeness(frame: Frame) -> tuple[str, ...]:
+def _likeness(frame: Frame) -> tuple[str | float, ...]:
     setup = frame.setup
     exposure = frame.exposure_time_s
     return (
         frame.kind.value if frame.kind else "?",
-        "" if exposure is None else f"{exposure:12.6g}",
+        _NO_EXPOSURE if exposure is None else exposure,
         "" if frame.kind is not None and frame.kind.value in ("bias", "dark") else frame.filter,
         "" if frame.set_temperature_c is None else f"{frame.set_temperature_c:g}",
         "" if setup is None else f"{setup.shape[0]} x {setup.shape[1]}",
