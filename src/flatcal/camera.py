@@ -21,11 +21,15 @@ from flatcal.frame import Kind
 Cards = Mapping[str, Any]
 
 
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
+def _as_keywords(value: Any) -> Any:
+    """One keyword or several, in the capitals of a header."""
+    several = (value,) if isinstance(value, str) else value
+    if isinstance(several, list | tuple) and all(isinstance(word, str) for word in several):
+        return tuple(word.upper() for word in several)
+    return several
 
 
-Keywords = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Keywords = Annotated[tuple[str, ...], BeforeValidator(_as_keywords)]
 
 
 # Text is no number and no switch, whatever it spells.
@@ -140,7 +144,7 @@ GENERIC = CameraProfile(
     source="keywords in common use",
     exposure_keyword=("EXPTIME", "EXPOSURE", "ITIME", "EXP_TIME", "EXPOSTIM"),
     exposure_unit="s",
-    filter_keyword=("FILTER", "FILTNAM", "FILTERID", "FILTER1"),
+    filter_keyword=("FILTER", "FILTNAM", "FILTERID"),
     kind_keyword=("IMAGETYP", "OBSTYPE", "FRAMETYP", "IMAGETYPE"),
     set_temperature_keyword=("SET-TEMP", "CCDTSET", "SETTEMP"),
     readout_mode_keyword=("READOUTM", "READMODE", "READ-SPD", "READSPD"),

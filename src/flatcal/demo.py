@@ -88,9 +88,13 @@ def simulate_nights(out: Path, camera: str, *, full_size: bool) -> Iterator[Nigh
             known = ", ".join((*CAMERA_NAMES, "both"))
             raise ConfigError("bad-config", f"camera {name!r} is not one of {known}")
         raw = out / name / "raw"
-        if raw.exists() and any(raw.iterdir()):
+        if raw.is_dir() and any(raw.iterdir()):
             raise OutputError("output-exists", f"{raw} holds files; choose another folder")
-        truth = simulate_night(name, raw, full_size=full_size)
+        try:
+            truth = simulate_night(name, raw, full_size=full_size)
+        except OSError as error:
+            text = f"{raw} cannot be written: {error.strerror or error}"
+            raise OutputError("output-not-writable", text) from error
         night = Night(raw, out / name / "flatcal.toml", out / name / "truth.npz", truth)
         truth.save(night.truth_file)
         write_text(night.config, _settings(truth.camera))

@@ -57,6 +57,18 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "The exposure time is not a finite number that is zero or more. Correct the header, "
             "or name another keyword in camera.exposure_keyword."
         ),
+        "filter-missing": (
+            "The header names no filter, so the frame is matched with other frames without one. "
+            "Name the keyword in camera.filter_keyword."
+        ),
+        "resources": (
+            "The system refused memory or open files. Raise the limit (ulimit -n for files), or "
+            "run with fewer threads."
+        ),
+        "temperature-off": (
+            "The sensor was not near the set temperature when the frame was taken, so its dark "
+            "current is not that of darks at the set temperature."
+        ),
         "file-changed": "A raw file changed between the planning and the reading of it.",
         "file-broken": (
             "The file cannot be read as FITS, or holds fewer bytes than its header announces. "

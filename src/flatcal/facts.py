@@ -18,7 +18,8 @@ from flatcal.errors import FrameError, SectionError
 from flatcal.frame import Caveat, Detector, Frame, Geometry, Kind, Setup, Storage
 from flatcal.headers import HduInfo, scan_hdus
 from flatcal.io import quiet_astropy
-from flatcal.section import Section, parse_section
+from flatcal.section import Section, format_section, parse_section
+from flatcal.steps.state import removed_steps
 
 # How the field spells the kinds, in lower case without spaces and signs.
 _KIND_WORDS: Final[dict[str, Kind]] = {
@@ -41,6 +42,9 @@ _UNIT_WORDS: Final[dict[str, str]] = {
 }
 # No camera needs longer for its shortest exposure.
 _LONGEST_BIAS_S: Final = 1.0
+_SENSOR_KEYS: Final = ("CCD-TEMP", "DET-TEMP", "TEMPDET")
+# A cooler that has settled keeps its sensor this near.
+_NEAR_SET_C: Final = 3.0
 _TO_SECONDS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 _DECIMAL_COMMA: Final = re.compile(r"[+-]?\d+,\d+(?:[eEdD][+-]?\d+)?")
 
@@ -95,10 +99,9 @@ def read_frame(
     except (FrameError, OSError) as error:
         text = error.text if isinstance(error, FrameError) else str(error)
         return Frame(file, errors=(Caveat("file-broken", text),))
-    for product in (hdu.cards for hdu in hdus if _is_product(hdu.cards)):
-        text = f"COMBINED = {product.get('COMBINED')}, FLATCAL = {product.get('FLATCAL')}"
-        refusal = Caveat("already-calibrated", f"{text}: this is a product, not a raw frame")
-        return Frame(file, errors=(refusal,))
+    for found in filter(None, (_sign_of_reduction(hdu.cards) for hdu in hdus)):
+        text = f"{found} in the header: this is a product, not a raw frame"
+        return Frame(file, errors=(Caveat("already-calibrated", text),))
     image = _find_image(hdus, notes)
     if image is None:
         return Frame(file, errors=tuple(notes.errors))
@@ -115,6 +118,10 @@ def read_frame(
     if exposure is None and kind not in (Kind.BIAS, None):
         _refuse_missing_exposure(settings, notes)
     _check_amplifiers(cards, notes)
+    set_point = _number(_first(cards, settings.set_temperature_keyword)[1])
+    sensor = _number(_first(cards, _SENSOR_KEYS)[1])
+    if set_point is not None and sensor is not None and abs(sensor - set_point) > _NEAR_SET_C:
+        notes.caveat("temperature-off", f"sensor at {sensor:g} C, cooler set to {set_point:g} C")
     if cards.get("CCDSFPT") == 5:
         notes.error(
             "dark-in-camera",
@@ -127,11 +134,11 @@ def read_frame(
         kind=kind,
         kind_reason=reason,
         exposure_time_s=0.0 if exposure is None and kind is Kind.BIAS else exposure,
-        set_temperature_c=_number(_first(cards, settings.set_temperature_keyword)[1]),
-        sensor_temperature_c=_number(_first(cards, ("CCD-TEMP", "DET-TEMP", "TEMPDET"))[1]),
-        filter=_text(_first(cards, settings.filter_keyword)[1]),
+        set_temperature_c=set_point,
+        sensor_temperature_c=sensor,
+        filter=_filter(cards, settings, kind, notes),
         object=_text(cards.get("OBJECT")),
-        date=_text(_first(cards, ("DATE-OBS", "DATE-BEG", "DATE"))[1]),
+        date=_text(_first(cards, ("DATE-OBS", "DATE-BEG"))[1]),
         setup=Setup(
             camera=profile.name or _text(cards.get("INSTRUME")) or "unnamed camera",
             shape=shape,
@@ -239,8 +246,19 @@ def _is_plain_uint16(image: HduInfo) -> bool:
     )
 
 
-def _is_product(cards: Cards) -> bool:
-    return cards.get("COMBINED") is True or "FLATCAL" in cards
+# What IRAF's ccdproc leaves in a header that it has worked on.
+_IRAF_STEPS: Final = ("ZEROCOR", "OVERSCAN", "DARKCOR", "FLATCOR", "CCDPROC")
+
+
+def _sign_of_reduction(cards: Cards) -> str:
+    """The card that says that something was done to the frame already, or nothing."""
+    if cards.get("COMBINED") is True:
+        return "COMBINED = T"
+    if "FLATCAL" in cards:
+        return f"FLATCAL = {cards['FLATCAL']}"
+    if done := removed_steps(cards):
+        return f"a record of {', '.join(sorted(done))} subtraction or correction"
+    return next((f"IRAF's {key}" for key in _IRAF_STEPS if isinstance(cards.get(key), str)), "")
 
 
 # -- kind --------------------------------------------------------------------------------
@@ -340,6 +358,22 @@ def _unit(cards: Cards, settings: CameraSettings, notes: _Notes) -> str:
     return unit
 
 
+# Words for a place of a filter wheel without a filter.
+_NO_FILTER: Final = frozenset(("clear", "open", "none", "empty", "air", "no filter"))
+
+
+def _filter(cards: Cards, settings: CameraSettings, kind: Kind | None, notes: _Notes) -> str:
+    """The filter; of two wheels the one that is in the beam, or both names."""
+    value = _text(_first(cards, settings.filter_keyword)[1])
+    if not value:
+        wheels = [_text(cards.get(f"FILTER{n}")) for n in (1, 2, 3)]
+        inserted = [name for name in wheels if name and name.lower() not in _NO_FILTER]
+        value = "+".join(inserted) or next(filter(None, wheels), "")
+    if not value and kind in (Kind.FLAT, Kind.SCIENCE):
+        notes.caveat("filter-missing", "no filter in the header; it matches only its like")
+    return value
+
+
 def _binning(cards: Cards) -> tuple[int, int]:
     # CCDSUM holds both, as in '2 2'.
     both = _text(cards.get("CCDSUM")).split()
@@ -408,12 +442,26 @@ def _geometry(
     except SectionError as error:
         notes.error("bad-section", error.text)
         return None
+    if overscan is not None and _overlap(overscan, trim, shape):
+        kept = "the whole image is kept" if trim is None else f"{format_section(trim)} is kept"
+        notes.error(
+            "bad-section",
+            f"the overscan {format_section(overscan)} lies in what is kept ({kept}); set "
+            "camera.trim_section, or camera.overscan_section = 'none'",
+        )
+        return None
     return Geometry(
         trim_section=trim if trim != (slice(0, shape[0]), slice(0, shape[1])) else None,
         overscan_section=overscan,
         overscan_statistic=settings.overscan_statistic or "median",
         reason=f"overscan: {reason}; kept: {trim_reason}",
     )
+
+
+def _overlap(overscan: Section, trim: Section | None, shape: tuple[int, int]) -> bool:
+    """Whether columns of the overscan are among those that are kept."""
+    kept = range(shape[1]) if trim is None else range(trim[1].start, trim[1].stop)
+    return any(column in kept for column in range(overscan[1].start, overscan[1].stop))
 
 
 _TRIM_KEYS: Final = ("TRIMSEC", "DATASEC")

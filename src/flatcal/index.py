@@ -11,7 +11,9 @@ from flatcal.facts import read_frame
 from flatcal.frame import Frame
 from flatcal.recipe import Config
 
-FITS_SUFFIXES = (".fits", ".fit", ".fts", ".fits.fz", ".fit.fz", ".fits.gz", ".fit.gz", ".fts.gz")
+FITS_SUFFIXES = tuple(
+    f".{name}{packed}" for name in ("fits", "fit", "fts") for packed in ("", ".fz", ".gz", ".bz2")
+)
 
 
 def find_frames(raw: str | Path, config: Config) -> tuple[Frame, ...]:
@@ -49,7 +51,14 @@ def find_frames(raw: str | Path, config: Config) -> tuple[Frame, ...]:
 
 
 def _fits_files(root: Path) -> Iterator[str]:
-    for folder, subfolders, names in os.walk(root):
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(root, followlinks=True):
+        # A link to a folder is followed, but none in a circle.
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
         subfolders.sort()
         for name in names:
             if name.lower().endswith(FITS_SUFFIXES) and not name.startswith("."):

@@ -6,6 +6,7 @@ read-only memory map. Raw files are opened for reading alone.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import mmap
 import os
@@ -54,7 +55,7 @@ class RawFrame:
         self.shape = shape
         self._lock = Lock()
         self._hdus: fits.HDUList | None = None
-        with _naming(path), path.open("rb") as file:
+        with naming(path), path.open("rb") as file:
             status = os.fstat(file.fileno())
             if (status.st_size, status.st_mtime_ns) != (storage.size_bytes, storage.mtime_ns):
                 raise BrokenFileError(
@@ -115,7 +116,7 @@ class RawFrame:
             decode_uint16(self._pixels[rows, columns], decoded)
             return decoded
         # astropy's lazy HDUs are not meant for several threads at once.
-        with self._lock, _naming(self.path):
+        with self._lock, naming(self.path):
             if self._hdus is None:
                 with quiet_astropy():
                     self._hdus = fits.open(self.path, mode="readonly", memmap=False)
@@ -136,12 +137,17 @@ def quiet_astropy() -> Iterator[None]:
 
 
 @contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """Errors of the file system and of decoding, with the file's name and a slug."""
     try:
         yield
     except BrokenFileError:
         raise
+    except (OSError, MemoryError) as error:
+        if isinstance(error, MemoryError) or error.errno in (errno.EMFILE, errno.ENFILE):
+            # Not the file's fault: it must not be named as broken and left out.
+            raise OutputError("resources", f"{path} cannot be opened: {error}") from error
+        raise BrokenFileError("file-broken", f"{path} cannot be read: {error}", path) from error
     except Exception as error:
         # Of a damaged file astropy and its C library may raise anything.
         raise BrokenFileError("file-broken", f"{path} cannot be read: {error}", path) from error

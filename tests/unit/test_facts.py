@@ -753,3 +753,50 @@ def test_headers_alone_are_read(tmp_path):
     frames = find_frames(tmp_path, Config())
     assert [frame.setup.shape for frame in frames] == [(250_000, 250_000)] * 2
     assert [frame.errors for frame in frames] == [(), ()]
+
+
+@pytest.mark.parametrize(
+    ("cards", "name"),
+    [
+        ({"FILTER": "V"}, "V"),
+        ({"FILTER1": "CLEAR", "FILTER2": "B"}, "B"),
+        ({"FILTER1": "V", "FILTER2": "ND1"}, "V+ND1"),
+        ({"FILTER1": "Clear"}, "Clear"),
+        ({"FILTER": "r", "FILTER1": "CLEAR"}, "r"),
+    ],
+)
+def test_filter_of_one_or_several_wheels(look, cards, name):
+    frame = look(**cards)
+    assert frame.filter == name
+    assert "filter-missing" not in slugs(frame.caveats)
+
+
+@pytest.mark.parametrize(("kind", "said"), [("FLAT", True), ("LIGHT", True), ("DARK", False)])
+def test_a_flat_or_science_frame_without_filter_is_a_caveat(look, kind, said):
+    assert ("filter-missing" in slugs(look(imagetyp=kind).caveats)) == said
+
+
+def test_a_keyword_of_the_settings_may_be_in_small_letters(look):
+    config = parse_config('[camera]\nfilter_keyword = "colour"\n', "night.toml")
+    assert look(config=config, COLOUR="V").filter == "V"
+
+
+@pytest.mark.parametrize(
+    "cards", [{"BIASSUB": True}, {"SUBBIAS": "ccd=<CCDData>"}, {"ZEROCOR": "Nov 23 zero.fits"}]
+)
+def test_a_frame_that_has_been_reduced_already_is_refused(look, cards):
+    assert slugs(look(**cards).errors) == ["already-calibrated"]
+
+
+@pytest.mark.parametrize(
+    "cards",
+    [{"BIASSEC": "[9:12,1:10]"}, {"BIASSEC": "[7:12,1:10]", "TRIMSEC": "[1:8,1:10]"}],
+)
+def test_an_overscan_in_what_is_kept_is_refused(look, cards):
+    assert slugs(look(**cards).errors) == ["bad-section"]
+
+
+@pytest.mark.parametrize(("sensor", "said"), [(12.0, True), (-19.6, False)])
+def test_a_cooler_that_is_off_is_a_caveat(look, sensor, said):
+    frame = look(**{"SET-TEMP": -20.0, "CCD-TEMP": sensor})
+    assert ("temperature-off" in slugs(frame.caveats)) == said

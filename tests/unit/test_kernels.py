@@ -218,15 +218,16 @@ def test_propagation_is_the_formula(with_dark, holds_bias, with_flat):
     bias_std, dark_std, flat_std = rng.uniform(0.1, 1, (3, *shape))
     values = rng.choice([1, -1], shape) * light
     divisor = np.where(flat > 0, flat, 1) if with_flat else 1
-    scale, gain, read_variance = 0.25, 1.7, 12.0
+    scale, gain, read_variance, factor = 0.25, 1.7, 12.0, 0.5
     out = np.empty(shape)
     arithmetic.propagate(
-        values, read_variance, gain, bias_std, dark if with_dark else none,
+        values, read_variance, gain, bias_std, factor, dark if with_dark else none,
         dark_std if with_dark else none, scale, holds_bias, flat if with_flat else none,
         flat_std if with_flat else none, out,
     )  # fmt: skip
     current = scale * dark if with_dark and not holds_bias else 0
-    variance = np.maximum(values * divisor + current, 0) / gain + read_variance + bias_std**2
+    variance = np.maximum(values * divisor + current, 0) / gain + read_variance
+    variance += factor * bias_std**2
     if with_dark:
         variance += (scale * dark_std) ** 2
     variance /= divisor**2
@@ -251,8 +252,26 @@ def test_propagation_is_the_scatter_of_simulated_frames():
 
     out = np.empty((1, 1))
     arithmetic.propagate(
-        plane(light), noise**2, gain, plane(bias_std), plane(current), plane(dark_std), scale,
+        plane(light), noise**2, gain, plane(bias_std), 1.0, plane(current), plane(dark_std), scale,
         False, plane(flat_level), plane(flat_std), out,
+    )  # fmt: skip
+    np.testing.assert_allclose(out[0, 0], result.std(), rtol=0.01)
+
+
+def test_propagation_knows_that_frame_and_dark_lost_the_same_bias():
+    rng = np.random.default_rng(12)
+    n, noise, scale, bias_std, raw_dark_std = 200_000, 4.0, 0.7, 3.0, 1.5
+    bias = rng.normal(0, bias_std, n)
+    dark = rng.normal(0, raw_dark_std, n) - bias
+    result = rng.normal(0, noise, n) - bias - scale * dark
+
+    def plane(value):
+        return np.full((1, 1), value)
+
+    out, none = np.empty((1, 1)), np.empty((0, 0))
+    arithmetic.propagate(
+        plane(0.0), noise**2, 1.0, plane(bias_std), 1 - 2 * scale, plane(0.0),
+        plane(np.hypot(raw_dark_std, bias_std)), scale, False, none, none, out,
     )  # fmt: skip
     np.testing.assert_allclose(out[0, 0], result.std(), rtol=0.01)
 

@@ -214,7 +214,7 @@ def test_a_frame_that_goes_without_a_dark_says_so(night):
     write, plan = night
     write("BIAS", 3)
     write("DARK", 3, 600.0, SET_TEMP=-20)
-    write("FLAT", 1, 10.0)
+    write("FLAT", 1, 10.0, FILTER="r")
     (flat,) = by_kind(plan("[dark]\nrequired=false\n"), "flat")
     assert [c.slug for c in flat.caveats] == ["no-dark", "few-frames"]
 

@@ -7,6 +7,7 @@ exposure time and date become those of the whole, the rest is left out.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +18,7 @@ from astropy.io import fits
 from flatcal import __version__
 from flatcal.flags import MEANING
 from flatcal.frame import Kind
-from flatcal.io import quiet_astropy
+from flatcal.io import naming, quiet_astropy
 from flatcal.plan import FramePlan, MasterPlan, Step
 from flatcal.steps.state import STEP_RECORDS
 
@@ -26,23 +27,38 @@ _STRUCTURE: Final = frozenset(
     ("SIMPLE", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "EXTEND", "XTENSION", "PCOUNT", "GCOUNT")
     + ("BSCALE", "BZERO", "BLANK", "CHECKSUM", "DATASUM", "EXTNAME", "EXTVER", "END", "")
 )
-_SECTIONS: Final = frozenset(("BIASSEC", "TRIMSEC", "DATASEC", "CCDSEC"))
+_ISO_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
+_SECTIONS: Final = frozenset(("BIASSEC", "TRIMSEC", "DATASEC", "CCDSEC", "DETSEC", "AMPSEC"))
 
 
 def read_header(path: Path, hdu: int) -> fits.Header:
-    """The header of a raw image, with cards that cannot be parsed as comments."""
-    with quiet_astropy():
-        raw = fits.getheader(path, hdu)
+    """The header of a raw image over the primary one; cards that are not valid as comments.
+
+    Raises
+    ------
+    BrokenFileError
+        When it cannot be read.
+    """
+    with naming(path), quiet_astropy():
         header = fits.Header()
-        for card in raw.cards:
-            if card.keyword in _STRUCTURE:
-                continue
-            try:
-                card.verify("fix+exception")
-                header.append(fits.Card(card.keyword, card.value, card.comment), end=True)
-            except (fits.VerifyError, ValueError):
-                header.add_comment(f"not valid FITS: {card.image.strip()}")
+        for number in sorted({0, hdu}):
+            for card in fits.getheader(path, number).cards:
+                _copy_card(card, header)
     return header
+
+
+def _copy_card(card: fits.Card, header: fits.Header) -> None:
+    if card.keyword in _STRUCTURE:
+        return
+    try:
+        card.verify("fix+exception")
+        copy = fits.Card(card.keyword, card.value, card.comment)
+        if copy.keyword in header and copy.keyword not in ("COMMENT", "HISTORY"):
+            header.set(copy.keyword, copy.value, copy.comment)
+        else:
+            header.append(copy, end=True)
+    except (fits.VerifyError, ValueError):
+        header.add_comment(f"not valid FITS: {ascii_text(card.image.strip())}")
 
 
 def frame_header(raw: fits.Header, plan: FramePlan) -> fits.Header:
@@ -86,7 +102,8 @@ def master_header(
     header["COMBINED"] = (True, "made by combining frames")
     header["NCOMBINE"] = (len(frames), "frames combined")
     exposures = [frame.exposure_time_s or 0.0 for frame in frames]
-    header["EXPTIME"] = (master.exposure_time_s, "[s] mean exposure time of the frames")
+    mean = min(exposures) if len(set(exposures)) == 1 else sum(exposures) / len(exposures)
+    header["EXPTIME"] = (mean, "[s] mean exposure time of the frames")
     if min(exposures) != max(exposures):
         header["EXPTMIN"] = (min(exposures), "[s] shortest exposure time")
         header["EXPTMAX"] = (max(exposures), "[s] longest exposure time")
@@ -94,8 +111,9 @@ def master_header(
         header["FILTER"] = (master.filter, "filter")
     elif "FILTER" in header:
         del header["FILTER"]
-    dates = sorted(frame.date for frame in frames if frame.date)
-    if dates:
+    dates = sorted(frame.date for frame in frames)
+    # Only dates as the FITS standard has them are in order as text.
+    if all(_ISO_DATE.match(date) for date in dates):
         header["DATE-OBS"] = (dates[0], "of the first frame")
         header["DATE-END"] = (dates[-1], "start of the last frame")
     header["BUNIT"] = (frames[0].unit, "unit of the pixel values")
@@ -135,9 +153,14 @@ def _shift_wcs(header: fits.Header, steps: Sequence[Step]) -> None:
         del header[keyword]
     x_first, y_first = (part.split(":")[0] for part in trim.section.strip("[]").split(","))
     for card in list(header.cards):
-        for axis, first in (("CRPIX1", x_first), ("CRPIX2", y_first)):
-            if card.keyword[:6] == axis and isinstance(card.value, int | float):
+        for names, first in ((("CRPIX1", "LTV1"), x_first), (("CRPIX2", "LTV2"), y_first)):
+            if _stem(card.keyword) in names and isinstance(card.value, int | float):
                 header[card.keyword] = card.value - (int(first) - 1)
+
+
+def _stem(keyword: str) -> str:
+    """CRPIX1 also for the alternative descriptions CRPIX1A to CRPIX1Z."""
+    return keyword[:-1] if keyword[:5] == "CRPIX" and keyword[-1:].isalpha() else keyword
 
 
 _REMOVES: Final = {
@@ -205,8 +228,9 @@ def add_flag_legend(header: fits.Header, n_flagged: int) -> None:
 
 
 def ascii_text(text: str) -> str:
-    """Text as FITS can hold it: other characters as Python escapes."""
-    return text.encode("ascii", "backslashreplace").decode().replace("\n", "\\n")
+    """Text as FITS can hold it: other characters, and control characters, as Python escapes."""
+    printable = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(printable).encode("ascii", "backslashreplace").decode()
 
 
 def recipe_hash(content: Any) -> str:

@@ -101,6 +101,16 @@ class Preparation:
     flat: Master | None
 
     @property
+    def bias_factor(self) -> float:
+        """Factor of the variance of the bias; see `kernels.arithmetic.propagate`.
+
+        There is one bias for a set-up and temperature, so a dark that lost its bias lost this.
+        """
+        if self.bias is None or self.dark is None:
+            return 1.0
+        return 1.0 - 2.0 * float(self.dark_scale)
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns that are kept."""
         rows, columns = self.section
@@ -239,6 +249,7 @@ class CalibratedFrame:
             np.float32(read_variance_adu2(detector) + self.level_variance(detector)),
             np.float32(detector.gain_electron_per_adu),
             _std(p.bias),
+            np.float32(p.bias_factor),
             _data(p.dark),
             _std(p.dark),
             p.dark_scale,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from flatcal.engine.masters import CalibratedFrame, Master, prepare
 from flatcal.engine.noise import flat_noise, flat_std, frame_noise, stack_std
 from flatcal.flags import Flag
-from flatcal.io import RawFrame
+from flatcal.io import RawFrame, naming
 from flatcal.kernels.combine import combine_clipped
 from flatcal.kernels.stats import median_of_good
 from flatcal.plan import FramePlan, Step
@@ -179,7 +179,10 @@ def combine_flats(
     detector = frames[0].detector
     assert detector is not None
     with ExitStack() as stack:
-        opened = [stack.enter_context(fits.open(path, memmap=True)) for path in paths]
+        opened = []
+        for path in paths:
+            with naming(path):
+                opened.append(stack.enter_context(fits.open(path, memmap=True)))
         reads = [_calibrated_reader(hdus) for hdus in opened]
         noise = flat_noise(levels, detector)
         result = combine_bands(reads, 1 / levels, opened[0][0].shape, settings, noise, workers)
@@ -263,9 +266,15 @@ def combine_bands(
             data[band][empty] = instead
             flags[band][empty] |= np.uint8(Flag.NO_INPUT)
 
-    # Each band writes its own rows only, so the result does not depend on their order.
-    for done in [workers.pool.submit(combine, start) for start in range(0, rows, step)]:
-        done.result()
+    # Each band writes its own rows only, so the result does not depend on their order. All are
+    # waited for before the frames are closed, also when one has failed.
+    bands = [workers.pool.submit(combine, start) for start in range(0, rows, step)]
+    for done in wait(bands, return_when=FIRST_EXCEPTION).not_done:
+        done.cancel()
+    wait(bands)
+    for band in bands:
+        if not band.cancelled():
+            band.result()
     return Stack(data, error, n_used, flags)
 
 

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_MEMORY_BYTES = 2 * 2**30
 
 # What of a frame's plan determines its pixels and header, beside the raw file and the steps.
-_PIXEL_FACTS = {"kind", "exposure_time_s", "filter", "unit", "shape", "detector"}
+_PIXEL_FACTS = {"kind", "exposure_time_s", "filter", "date", "unit", "shape", "detector"}
 
 Progress = Callable[[str, int, int], None]
 
@@ -274,7 +274,7 @@ class _Run:
         recipe = recipe_hash(
             {
                 "operation": "average of flats over their medians",
-                "flats": [part.recipe for part in parts],
+                "flats": [(part.output, part.recipe) for part in parts],
                 "combine": self.plan.config.combine.model_dump(),
             }
         )
@@ -373,7 +373,7 @@ class _Run:
             {
                 "flatcal": __version__,
                 "operation": operation,
-                "inputs": [self.inputs[frame.file].sha256 for frame in frames],
+                "inputs": [(frame.file, self.inputs[frame.file].sha256) for frame in frames],
                 "frames": [frame.model_dump(mode="json", include=_PIXEL_FACTS) for frame in frames],
                 "steps": [step.model_dump(exclude={"reason"}) for step in steps],
                 "masters": {name: self._product_of(name).recipe for name in sorted(masters)},

@@ -169,10 +169,9 @@ def _multiply(row: Array, flat: Array) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _add_variance(row: Array, std: Array, scale: Any) -> None:
+def _add_variance(row: Array, std: Array, factor: Any) -> None:
     for x in range(row.size):
-        scaled = scale * std[x]
-        row[x] += scaled * scaled
+        row[x] += factor * (std[x] * std[x])
 
 
 @njit(nogil=True, cache=True)
@@ -188,6 +187,7 @@ def propagate(
     read_variance: Any,
     gain: Any,
     bias_std: Array,
+    bias_factor: Any,
     dark: Array,
     dark_std: Array,
     dark_scale: Any,
@@ -212,6 +212,10 @@ def propagate(
         Gain in electron per ADU.
     bias_std, dark_std, flat_std : ndarray, shape (rows, columns) or size 0
         Standard deviation of the masters.
+    bias_factor : scalar of the type of `calibrated`
+        Factor of the variance of the bias: 1, but 1 - 2 s where a dark scaled by s has lost the
+        same bias. The frame then holds (1 - s) times the error of that bias, whose variance is
+        (1 - s)^2 times that of the bias, and the variance of the dark brings s^2 of it.
     dark, dark_scale, flat
         As for `calibrate`.
     out : ndarray, shape (rows, columns)
@@ -227,10 +231,10 @@ def propagate(
             _subtract_scaled(row, dark[y], -dark_scale)
         for x in range(row.size):
             row[x] = max(row[x], 0) / gain + read_variance
-        if bias_std.size:
-            _add_variance(row, bias_std[y], bias_std.dtype.type(1))
         if dark_std.size:
-            _add_variance(row, dark_std[y], dark_scale)
+            _add_variance(row, dark_std[y], dark_scale * dark_scale)
+        if bias_std.size:
+            _add_variance(row, bias_std[y], bias_factor)
         if flat.size:
             _divide(row, flat[y])
             _divide(row, flat[y])

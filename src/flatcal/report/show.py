@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 from flatcal.errors import FrameError, OutputError
 from flatcal.headers import HduInfo, Value, scan_hdus
+from flatcal.io import naming
 
 
 def style_path() -> Path:
@@ -175,7 +176,8 @@ def show_file(path: str | Path, output: str | Path | None = None) -> Path | None
         raise FrameError("file-broken", f"{path} cannot be opened: {error.strerror}") from error
     hdu = _find_image(hdus, path)
     title = _describe(Path(path).name, {**hdus[0].cards, **hdu.cards})
-    pixels = fits.getdata(path, hdu.index)
+    with naming(Path(path)):
+        pixels = fits.getdata(path, hdu.index)
     if output is not None:
         try:
             return save_png(pixels, output, title)

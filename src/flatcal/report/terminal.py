@@ -34,7 +34,7 @@ def print_frames(frames: Sequence[Frame]) -> None:
     for key, members in sorted(groups.items()):
         kind, exposure, *others = key
         shown = "" if exposure == _NO_EXPOSURE else f"{exposure:.6g}"
-        table.add_row(str(kind), str(len(members)), shown, *map(str, others))
+        _add_row(table, str(kind), str(len(members)), shown, *map(str, others))
     console.print(table)
     for slug, name, values in (
         ("mixed-binning", "binnings", {f.setup.binning for f in frames if f.setup}),
@@ -67,11 +67,11 @@ def print_plan(plan: Plan) -> None:
     if plan.masters:
         table = _table("masters", "master", "made of", "each frame first")
         for master in plan.masters:
-            table.add_row(master.name, master.reason, _master_steps(master))
+            _add_row(table, master.name, master.reason, _master_steps(master))
         console.print(table)
     table = _table("frames", "kind", "frames", "steps", "why")
     for members in _equal_decisions(f for f in plan.frames if f.action == "calibrate"):
-        table.add_row(_kind(members[0]), _files(members), _steps(members), _why(members))
+        _add_row(table, _kind(members[0]), _files(members), _steps(members), _why(members))
     if table.row_count:
         console.print(table)
     _print_caveats(console, "caveats", ((f.file, f.caveats) for f in plan.frames))
@@ -130,8 +130,8 @@ def _why(members: Sequence[FramePlan]) -> str:
 def _files(frames: Sequence[FramePlan]) -> str:
     names = [frame.file for frame in frames]
     if len(names) <= _FILES_SHOWN:
-        return escape("\n".join(names))
-    return escape(f"{names[0]}\n... {len(names)} frames ...\n{names[-1]}")
+        return "\n".join(names)
+    return f"{names[0]}\n... {len(names)} frames ...\n{names[-1]}"
 
 
 def print_result(result: RunResult) -> None:
@@ -173,9 +173,9 @@ def _products_table(products: Sequence[ProductRecord]) -> Table:
         if folder == "masters" or len(members) <= _FILES_SHOWN:
             for product in members:
                 inputs = str(len(product.inputs))
-                table.add_row(escape(product.output), inputs, *_figures([product]))
+                _add_row(table, product.output, inputs, *_figures([product]))
         else:
-            table.add_row(f"{folder}/ ({len(members)} files)", "1 each", *_figures(members))
+            _add_row(table, f"{folder}/ ({len(members)} files)", "1 each", *_figures(members))
     return table
 
 
@@ -191,6 +191,11 @@ def _range(values: Sequence[float], style: str) -> str:
         return ""
     low, high = format(min(values), style), format(max(values), style)
     return low if low == high else f"{low} to {high}"
+
+
+def _add_row(table: Table, *cells: str) -> None:
+    """A row of plain text: header text may hold what looks like markup."""
+    table.add_row(*map(escape, cells))
 
 
 def _table(title: str | None, *columns: str) -> Table:
