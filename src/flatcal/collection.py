@@ -71,7 +71,9 @@ class ImageFileCollection:
       warning for each (COMMENT and HISTORY are joined by commas, as there).
     - A card whose value is not valid FITS holds its text; it does not end the program.
     - A header keyword ``FILE`` is not shown, because the column ``file`` holds the names.
-    - `ccds` takes a file without BUNIT as ADU, refuses to save, and `filter` keeps `ext`.
+    - `ccds` takes the pixels of a file without BUNIT as ADU, and says nothing about it; give
+      ``ccd_kwargs={"unit": ...}`` where that is wrong. It refuses to save.
+    - `filter` keeps `ext`.
     """
 
     def __init__(
@@ -234,10 +236,14 @@ class ImageFileCollection:
         self._summary = None if self._wanted is None else self._make_summary(self._wanted)
 
     def sort(self, keys: str | list[str]) -> None:
-        """Sort the table, and with it the order of all loops, by one or more columns."""
+        """Sort the table, and with it the order of all loops, by one or more columns.
+
+        In `files` the unreadable ones, of which no column is known, come last.
+        """
         if self._summary is not None:
             self._summary.sort(keys)
-            self._files = self._summary["file"].tolist()
+            names: list[str] = np.asarray(self._summary["file"].data.data).tolist()
+            self._files = names + [name for name, _ in self._unreadable]
 
     def filter(self, **kwd: Any) -> ImageFileCollection:
         """Return a collection of the files that `files_filtered` gives for the same arguments."""

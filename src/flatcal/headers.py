@@ -4,7 +4,7 @@ Plain cards are read by one regular expression; every card that is not plain goe
 `astropy.io.fits.Card`, so that values equal those of `astropy.io.fits.getheader`. Pixels are
 never touched.
 
-Source of the format: FITS Standard 4.0, sections 3 and 4.
+Source of the format: FITS Standard 4.0, sections 3, 4 and 10 (tile-compressed images).
 """
 
 from __future__ import annotations
@@ -39,6 +39,14 @@ _END: Final = re.compile(rb"END(?![A-Z0-9_-])")
 _STARTS: Final = (b"SIMPLE  =", b"XTENSION=")
 _COMPRESSED: Final = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open))
 _COMMENTARY: Final = ("COMMENT", "HISTORY", "")
+# Cards of a tile-compressed image that describe the table it is stored in.
+_OF_TABLE: Final = re.compile(
+    "SIMPLE|XTENSION|BITPIX|NAXIS[0-9]*|EXTEND|BLOCKED|PCOUNT|GCOUNT|GROUPS|CHECKSUM|DATASUM"
+    "|BSCALE|BZERO|TFIELDS|THEAP|T(?:TYPE|FORM|UNIT|NULL|SCAL|ZERO|DISP|BCOL|DIM)[0-9]*"
+    "|T(?:CTYP|CUNI|CRPX|CRVL|CDLT|RPOS)[0-9]*|Z(?:NAXIS|TILE|NAME|VAL)[0-9]*"
+    "|Z(?:IMAGE|CMPTYPE|MASKCMP|QUANTIZ|DITHER0|BLANK|SCALE|ZERO)"
+    "|Z(?:SIMPLE|TENSION|BITPIX|EXTEND|BLOCKED|PCOUNT|GCOUNT|HECKSUM|DATASUM)"
+)
 _PLAIN_CARD: Final = re.compile(
     r"([A-Z0-9_-]{1,8}) *= *"
     r"(?:'([ -&(-~]+)'|([TF])|([+-]?[0-9]+)"
@@ -232,17 +240,55 @@ def _scan_one(stream: IO[bytes], path: StrPath, index: int, offset: int) -> HduI
     cards, header_bytes = _read_header(stream, path)
     data_offset = offset + header_bytes
     data_bytes = _data_bytes(cards, path)
-    compressed = cards.get("ZIMAGE") is True and "XTENSION" in cards
+    compressed = cards.get("ZIMAGE") is True and cards.get("XTENSION") == "BINTABLE"
     if compressed:
-        cards = _read_image_header(path, index)
+        cards = _image_header(cards, path)
     stored_bytes = _stored_bytes(stream, data_offset, data_bytes)
     zipped = isinstance(stream, gzip.GzipFile | bz2.BZ2File)
     return HduInfo(index, cards, data_offset, data_bytes, stored_bytes, compressed, zipped)
 
 
-def _read_image_header(path: StrPath, index: int) -> HeaderCards:
-    header = fits.getheader(path, index)
-    return HeaderCards((keyword.upper(), value) for keyword, value in header.items())
+def _image_header(table: HeaderCards, path: StrPath) -> HeaderCards:
+    """Header of a tile-compressed image from that of its table, in the order of astropy.
+
+    astropy itself would warn of odd cards and raise anything for damaged ones.
+    """
+    n_axes, bits = _size(table, "ZNAXIS", path), _bits(table, "ZBITPIX", path)
+    axes = [f"NAXIS{i}" for i in range(1, min(n_axes, 999) + 1)]
+    is_primary = "ZSIMPLE" in table
+    head: list[tuple[str, Value]] = [
+        ("SIMPLE", table["ZSIMPLE"]) if is_primary else ("XTENSION", "IMAGE"),
+        ("BITPIX", bits),
+        ("NAXIS", n_axes),
+        *((axis, _size(table, f"Z{axis}", path)) for axis in axes),
+    ]
+    if not is_primary:
+        head += [("PCOUNT", table.get("ZPCOUNT", 0)), ("GCOUNT", table.get("ZGCOUNT", 1))]
+    body = [
+        (keyword, value)
+        for keyword, value in table.cards
+        if not _OF_TABLE.fullmatch(keyword) and (keyword, value) != ("EXTNAME", "COMPRESSED_IMAGE")
+    ]
+    end = len(body)
+    while end and body[end - 1][0] in _COMMENTARY:
+        end -= 1
+    moved = [(keyword, table[keyword]) for keyword in ("BSCALE", "BZERO") if table.get(keyword)]
+    moved += [
+        (keyword, table[stored])
+        for keyword, stored in (
+            ("EXTEND", "ZEXTEND"),
+            ("BLOCKED", "ZBLOCKED"),
+            ("CHECKSUM", "ZHECKSUM"),
+            ("DATASUM", "ZDATASUM"),
+        )
+        if stored in table
+    ]
+    if bits > 0 and "BLANK" not in table:
+        if "ZBLANK" in table:
+            moved.append(("BLANK", table["ZBLANK"]))
+        elif any(keyword[:5] == "TTYPE" and value == "ZBLANK" for keyword, value in table.cards):
+            moved.append(("BLANK", -(1 << (bits - 1))))
+    return HeaderCards([*head, *body[:end], *moved, *body[end:]])
 
 
 def _stored_bytes(stream: IO[bytes], start: int, length: int) -> int:
@@ -263,9 +309,7 @@ def _data_bytes(cards: HeaderCards, path: StrPath) -> int:
     axes = [_size(cards, f"NAXIS{i}", path) for i in range(1, min(n_axes, 999) + 1)]
     if axes and axes[0] == 0 and cards.get("GROUPS") is True:
         axes = axes[1:]  # random groups (FITS Standard 4.0, section 6)
-    bits = cards.get("BITPIX")
-    if not isinstance(bits, int) or abs(bits) not in (8, 16, 32, 64):
-        raise FrameError("file-broken", f"BITPIX is {bits!r} in {path}; copy the file again")
+    bits = _bits(cards, "BITPIX", path)
     groups, heap = _size(cards, "GCOUNT", path, 1), _size(cards, "PCOUNT", path, 0)
     total = abs(bits) // 8 * groups * (heap + prod(axes)) if axes else 0
     if total > _MAX_DATA_BYTES:
@@ -273,6 +317,13 @@ def _data_bytes(cards: HeaderCards, path: StrPath) -> int:
             "file-broken", f"the header announces {total} bytes in {path}; copy the file again"
         )
     return total
+
+
+def _bits(cards: HeaderCards, keyword: str, path: StrPath) -> int:
+    bits = cards.get(keyword)
+    if isinstance(bits, int) and abs(bits) in (8, 16, 32, 64):
+        return bits
+    raise FrameError("file-broken", f"{keyword} is {bits!r} in {path}; copy the file again")
 
 
 def _size(cards: HeaderCards, keyword: str, path: StrPath, default: int | None = None) -> int:

@@ -66,9 +66,3 @@ def format_section(section: Section) -> str:
     """Turn ``(y, x)`` slices with explicit ends into FITS text ``[x1:x2,y1:y2]``."""
     y, x = section
     return f"[{x.start + 1}:{x.stop},{y.start + 1}:{y.stop}]"
-
-
-def section_shape(section: Section) -> tuple[int, int]:
-    """Rows and columns that a section with explicit ends holds."""
-    y, x = section
-    return y.stop - y.start, x.stop - x.start

@@ -58,7 +58,15 @@ def _copy_card(card: fits.Card, header: fits.Header) -> None:
         else:
             header.append(copy, end=True)
     except (fits.VerifyError, ValueError):
-        header.add_comment(f"not valid FITS: {ascii_text(card.image.strip())}")
+        header.add_comment(f"not valid FITS: {ascii_text(_card_text(card))}")
+
+
+def _card_text(card: fits.Card) -> str:
+    """The card as it stands in the file; astropy gives none for one with control characters."""
+    try:
+        return str(card.image).strip()
+    except ValueError:
+        return f"{card.keyword} = {card.value}"
 
 
 def frame_header(raw: fits.Header, plan: FramePlan) -> fits.Header:

@@ -83,11 +83,6 @@ class NightTruth:
         """Bias level of each frame, by file name."""
         return {frame.file: frame.bias_level_adu for frame in self.frames}
 
-    @property
-    def sky_adu(self) -> dict[str, float]:
-        """Sky level of each science frame, by file name."""
-        return {frame.file: frame.signal_adu for frame in self.frames if frame.kind == "science"}
-
     def expected_flattened(self, frame: FrameTruth) -> Plane:
         """Return the noiseless light (ADU) as it would be with a uniform response.
 

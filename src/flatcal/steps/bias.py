@@ -6,7 +6,7 @@ from astropy.nddata import CCDData
 
 from flatcal.steps import _arithmetic as arithmetic
 from flatcal.steps._logging import AddKeyword, logged, record_done
-from flatcal.steps.state import refuse_twice
+from flatcal.steps.state import refuse_misfit
 
 
 @logged
@@ -34,11 +34,12 @@ def subtract_bias(ccd: CCDData, master: CCDData, *, add_keyword: AddKeyword = Tr
     FrameError
         When the shapes differ; a ValueError that names both.
     StateError
-        When the bias was subtracted before.
+        When the bias was subtracted before, when the frame was divided by a flat, or when one
+        of both is known to hold its overscan level and the other not to.
     """
     arithmetic.require_ccd(ccd=ccd, master=master)
     arithmetic.require_shape(ccd, master)
-    refuse_twice(ccd.meta, "bias")
+    refuse_misfit(ccd.meta, "bias", master.meta)
     factor = arithmetic.unit_factor(ccd, master)
     dtype = arithmetic.working_dtype(ccd.data, master.data)
     bias = arithmetic.native_band(master.data, dtype, factor)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from math import isfinite
 from numbers import Real
-from typing import Any
+from typing import Any, Final
 
 from astropy import units as u
 from astropy.nddata import CCDData
@@ -15,7 +15,10 @@ from flatcal.errors import DarkExposureError, FlatcalWarning, FrameError, StateE
 from flatcal.steps import _arithmetic as arithmetic
 from flatcal.steps._logging import AddKeyword, logged, record_done, wants_record
 from flatcal.steps.keyword import Keyword
-from flatcal.steps.state import bias_known_inside, record_step, refuse_twice, removed_steps
+from flatcal.steps.state import bias_known_inside, record_step, refuse_misfit, removed_steps
+
+# Binary fractions, as a part of the exposure time: 1.1 s is not farther from 1 s than 0.1 s.
+_ROUNDING: Final = 1e-9
 
 
 @logged
@@ -64,7 +67,9 @@ def subtract_dark(
         When the shapes differ, or a header has no exposure time or one that is not a number.
     StateError
         When a dark was subtracted before, when a dark that is known to hold its bias would be
-        scaled (slug ``dark-holds-bias``), or when it would take the bias out a second time.
+        scaled (slug ``dark-holds-bias``), or when it would take the bias out a second time; when
+        the frame was divided by a flat, or one of both is known to hold its overscan level and
+        the other not to.
 
     Warns
     -----
@@ -94,7 +99,7 @@ def subtract_dark(
 
 
 def _check_state(frame: Mapping[str, Any], dark: Mapping[str, Any], scale: bool) -> None:
-    refuse_twice(frame, "dark")
+    refuse_misfit(frame, "dark", dark)
     frame_lost_bias = "bias" in removed_steps(frame)
     if bias_known_inside(dark):
         if scale:
@@ -191,7 +196,7 @@ def find_nearest_dark_exposure(
         )
     nearest = min(darks, key=lambda dark: abs(dark - exposure))
     difference = abs(nearest - exposure)
-    if tolerance is not None and difference > tolerance:
+    if tolerance is not None and difference > tolerance + _ROUNDING * exposure:
         raise DarkExposureError(
             "dark-exposure",
             f"the nearest dark exposure {nearest:g} s is {difference:g} s from the {exposure:g} s "

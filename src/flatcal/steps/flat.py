@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from flatcal.errors import FrameError
 from flatcal.steps import _arithmetic as arithmetic
 from flatcal.steps._logging import AddKeyword, logged, record_done
-from flatcal.steps.state import refuse_twice
+from flatcal.steps.state import refuse_misfit
 
 
 @logged
@@ -51,11 +51,11 @@ def flat_correct(
         When the shapes differ, or the level of the flat (`norm_value` or the mean) is not above
         zero; a ValueError.
     StateError
-        When the frame was divided by a flat before.
+        When the frame was divided by a flat before, or is known to hold its bias and its dark.
     """
     arithmetic.require_ccd(ccd=ccd, flat=flat)
     arithmetic.require_shape(ccd, flat)
-    refuse_twice(ccd.meta, "flat")
+    refuse_misfit(ccd.meta, "flat")
     values = flat.data if min_value is None else np.maximum(flat.data, min_value)
     mask = arithmetic.mask_of(flat)
     mean, invalid = _survey(values, mask)

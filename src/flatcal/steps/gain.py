@@ -13,7 +13,7 @@ from astropy.nddata import CCDData, StdDevUncertainty
 from flatcal.steps import _arithmetic as arithmetic
 from flatcal.steps._logging import AddKeyword, logged, record_done
 from flatcal.steps.keyword import Keyword
-from flatcal.steps.state import refuse_twice
+from flatcal.steps.state import refuse_misfit
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def gain_correct(
         When the frame was multiplied by the gain before.
     """
     arithmetic.require_ccd(ccd=ccd)
-    refuse_twice(ccd.meta, "gain")
+    refuse_misfit(ccd.meta, "gain")
     factor, unit = _gain_of(ccd, gain, gain_unit)
     dtype = arithmetic.working_dtype(ccd.data)
     data = np.empty(ccd.shape, dtype)

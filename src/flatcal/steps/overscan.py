@@ -12,7 +12,7 @@ from flatcal.errors import FrameError
 from flatcal.section import parse_section
 from flatcal.steps import _arithmetic as arithmetic
 from flatcal.steps._logging import AddKeyword, logged, record_done
-from flatcal.steps.state import refuse_twice
+from flatcal.steps.state import refuse_misfit
 
 
 @logged
@@ -62,10 +62,10 @@ def subtract_overscan(
     FrameError
         When the overscan has another number of rows (or columns) than the frame.
     StateError
-        When the overscan was subtracted before.
+        When the overscan was subtracted before, or the frame was divided by a flat.
     """
     arithmetic.require_ccd(ccd=ccd)
-    refuse_twice(ccd.meta, "overscan")
+    refuse_misfit(ccd.meta, "overscan")
     overscan = _overscan_of(ccd, overscan, fits_section)
     if overscan_axis is None:
         overscan_axis = 0 if overscan.shape[1] > overscan.shape[0] else 1

@@ -34,6 +34,8 @@ STEP_RECORDS: Final[Mapping[str, StepRecord]] = {
     "gain": StepRecord("GAINCOR", "multiplied by the gain", ("GAINCOR", "GAIN_CORRECT")),
 }
 
+_SUBTRACTIONS: Final = ("overscan", "bias", "dark")
+
 
 def removed_steps(header: Mapping[str, Any]) -> frozenset[str]:
     """Steps that the header says were done.
@@ -51,23 +53,31 @@ def removed_steps(header: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(step for step, done in _records(header).items() if done)
 
 
-def state_known(header: Mapping[str, Any]) -> bool:
-    """True when the header has a record of any step, done or known not done."""
-    return bool(_records(header))
-
-
 def bias_known_inside(header: Mapping[str, Any]) -> bool:
     """True when the header says that the bias has not been subtracted (BIASSUB = F)."""
     return _records(header).get("bias") is False
 
 
-def refuse_twice(header: Mapping[str, Any], step: str) -> None:
-    """Refuse a step that the header says was done already.
+def refuse_misfit(
+    header: Mapping[str, Any], step: str, master: Mapping[str, Any] | None = None
+) -> None:
+    """Refuse a step that was done already, or that does not fit what is known to be done.
+
+    All but the first rule look at the boolean cards alone: where one is missing the step is done.
+
+    Parameters
+    ----------
+    header : mapping
+        Of the frame.
+    step : str
+        Key of `STEP_RECORDS`.
+    master : mapping, optional
+        Header of the bias or dark that is to be subtracted.
 
     Raises
     ------
     StateError
-        With slug ``state``.
+        With slug ``state``; it names the cards.
     """
     if step in removed_steps(header):
         record = STEP_RECORDS[step]
@@ -76,6 +86,32 @@ def refuse_twice(header: Mapping[str, Any], step: str) -> None:
             f"{step} was removed from this frame before ({record.comment}, see {record.card} or "
             f"{record.log_names[0].lower()} in its header); start from the frame as it was",
         )
+    frame = _boolean_cards(header)
+    if step in _SUBTRACTIONS and frame.get("flat"):
+        raise StateError(
+            "state",
+            f"the frame was divided by a flat (FLATDIV = T), so that its {step} can no longer be "
+            "subtracted; subtract before the flat, from the frame as it was",
+        )
+    in_master = {} if master is None else _boolean_cards(master)
+    mine, its = frame.get("overscan"), in_master.get("overscan")
+    if mine is not None and its is not None and mine != its:
+        raise StateError(
+            "state",
+            f"the overscan level is {_gone_or_inside(mine)} the frame but "
+            f"{_gone_or_inside(its)} the master {step}; subtract the overscan from both or none",
+        )
+    is_raw = frame.get("bias") is False and frame.get("dark") is False
+    if step == "flat" and is_raw and not frame.get("overscan"):
+        raise StateError(
+            "state",
+            "the frame still holds its bias (BIASSUB = F) and its dark (DARKSUB = F), which the "
+            "flat would divide too; subtract them first",
+        )
+
+
+def _gone_or_inside(subtracted: bool) -> str:
+    return "gone (OSCANSUB = T) from" if subtracted else "inside (OSCANSUB = F)"
 
 
 def record_step(header: MutableMapping[str, Any], step: str) -> None:
@@ -87,13 +123,21 @@ def record_step(header: MutableMapping[str, Any], step: str) -> None:
         header[record.card] = True
 
 
-def _records(header: Mapping[str, Any]) -> dict[str, bool]:
+def _boolean_cards(header: Mapping[str, Any]) -> dict[str, bool]:
     present = {str(key).upper(): key for key in header}
-    records: dict[str, bool] = {}
+    cards: dict[str, bool] = {}
     for step, record in STEP_RECORDS.items():
         own = header[present[record.card]] if record.card in present else None
         if isinstance(own, bool | np.bool_):
-            records[step] = bool(own)
-        elif any(name in present for name in record.log_names):
-            records[step] = True
-    return records
+            cards[step] = bool(own)
+    return cards
+
+
+def _records(header: Mapping[str, Any]) -> dict[str, bool]:
+    present = {str(key).upper() for key in header}
+    logged = {
+        step: True
+        for step, record in STEP_RECORDS.items()
+        if any(name in present for name in record.log_names)
+    }
+    return logged | _boolean_cards(header)
