@@ -19,7 +19,7 @@ from flatcal.frame import Caveat, Detector, Frame, Geometry, Kind, Setup, Storag
 from flatcal.headers import HduInfo, scan_hdus
 from flatcal.io import quiet_astropy
 from flatcal.section import Section, format_section, parse_section
-from flatcal.steps.state import removed_steps
+from flatcal.state import removed_steps
 
 # How the field spells the kinds, in lower case without spaces and signs.
 _KIND_WORDS: Final[dict[str, Kind]] = {

@@ -360,6 +360,10 @@ def test_unreadable_file_is_named(folder, caplog):
     assert "no END card" in reason
     assert name in files.files
     assert name not in files.summary["file"]
+    files.sort("exptime")
+    assert files.files == [*files.summary["file"], name]
+    files.refresh()
+    assert files.files == sorted(files.files)
     only = ImageFileCollection(folder, filenames=["broken.fits"])
     assert only.summary is None
 
@@ -375,6 +379,20 @@ def test_repeated_and_broken_cards(tmp_path):
     files = ImageFileCollection(tmp_path)
     assert files.values("exptime") == ["6,4E-05"]
     assert files.values("file") == ["a.fits"]
+
+
+def test_damaged_compressed_file_is_unreadable_and_an_odd_card_is_text(tmp_path):
+    for name in ("a.fits.fz", "b.fits.fz"):
+        header = fits.Header({"EXPTIME": 3.0})
+        image = fits.CompImageHDU(np.zeros((64, 32), np.int16), header)
+        fits.HDUList([fits.PrimaryHDU(), image]).writeto(tmp_path / name)
+    content = (tmp_path / "a.fits.fz").read_bytes()
+    odd = content.replace(b"EXPTIME =                  3.0", b"EXPTIME =              6,4E-05")
+    (tmp_path / "a.fits.fz").write_bytes(odd)
+    (tmp_path / "b.fits.fz").write_bytes(content.replace(b"ZNAXIS2 =", b"ZNAXISX ="))
+    files = ImageFileCollection(tmp_path, ext=1)
+    assert files.values("exptime") == ["6,4E-05"]
+    assert [name for name, _ in files.unreadable] == ["b.fits.fz"]
 
 
 def test_files_of_other_folders(folder, tmp_path):

@@ -660,7 +660,7 @@ BROKEN = {
     "float size": (write_float_size, "file-broken"),
     "negative size": (write_negative_size, "file-broken"),
     "bad bitpix": (write_bad_bitpix, "file-broken"),
-    "bad size of tiles": (write_fz_without_size, "image-type"),
+    "bad size of tiles": (write_fz_without_size, "file-broken"),
     "empty": (lambda path: path.touch(), "file-broken"),
     "text": (lambda path: path.write_text("not FITS at all\n" * 500), "file-broken"),
     "one byte": (lambda path: path.write_bytes(b"S"), "file-broken"),

@@ -188,6 +188,78 @@ def test_compressed_image_has_the_header_of_the_image(tmp_path):
     assert info.stored_bytes == info.data_bytes
 
 
+def write_compressed(path: Path, data: np.ndarray, cards: list, **options) -> Path:
+    image = fits.CompImageHDU(data, fits.Header(cards), **options)
+    fits.HDUList([fits.PrimaryHDU(), image]).writeto(path)
+    return path
+
+
+NOISE = np.random.default_rng(1).normal(100, 5, (30, 20, 10))
+CARDS_OF_ALL_KINDS = [
+    *[("EXPTIME", 3.0, "s"), ("LONG", "it's " * 40), ("COMMENT", "x"), ("OBJECT", "M 1")],
+    *[("TILT", 5), ("ZENITH", 30.0), ("TUNITS", "m"), ("HISTORY", "a"), ("HISTORY", "b")],
+]
+
+
+@pytest.mark.parametrize(
+    ("data", "cards", "options"),
+    [
+        (NOISE[0].astype("i2"), CARDS_OF_ALL_KINDS, {}),
+        (NOISE[0].astype("u2"), CARDS_OF_ALL_KINDS, {"name": "SCI"}),
+        (NOISE.astype("i2"), [("BLANK", -1), ("", ""), ("", "")], {}),
+        (np.where(NOISE > 110, np.nan, NOISE), [("EXTEND", True)], {"quantize_method": 1}),
+        (NOISE[0].astype("u1"), [], {"compression_type": "PLIO_1"}),
+    ],
+)
+@pytest.mark.parametrize("stored", [{}, {"ZSIMPLE": True, "ZEXTEND": True, "ZBLOCKED": True}])
+@pytest.mark.parametrize("sums", [{}, {"ZHECKSUM": "abc", "ZDATASUM": "5", "ZPCOUNT": 0}])
+def test_header_of_a_compressed_image_is_astropys(data, cards, options, stored, sums, tmp_path):
+    path = write_compressed(tmp_path / "f.fits.fz", data, cards, **options)
+    with fits.open(path, disable_image_compression=True) as hdus:
+        hdus[1].header.update(stored | sums)
+        hdus.writeto(tmp_path / "g.fits.fz", checksum=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        expected = astropy_cards(fits.getheader(tmp_path / "g.fits.fz", 1))
+    assert list(scan_hdus(tmp_path / "g.fits.fz")[1].cards.cards) == expected
+
+
+def damage(path: Path, old: bytes, new: bytes) -> None:
+    content = path.read_bytes()
+    assert content.count(old) == 1
+    path.write_bytes(content.replace(old, new.ljust(len(old))))
+
+
+def test_odd_card_of_a_compressed_image_holds_its_text(tmp_path):
+    path = write_compressed(tmp_path / "f.fits.fz", NOISE[0].astype("i2"), [("EXPTIME", 3.0)])
+    damage(path, b"EXPTIME =                  3.0", b"EXPTIME = 6,4E-05")
+    assert scan_hdus(path)[1].cards["EXPTIME"] == "6,4E-05"
+
+
+@pytest.mark.parametrize(
+    ("card", "new", "reason"),
+    [
+        ("ZBITPIX =                   16", "ZBITPIX = 17", "ZBITPIX is 17"),
+        ("ZBITPIX =                   16", "ZZ      = 16", "ZBITPIX is None"),
+        ("ZNAXIS  =                    2", "ZNAXIS  = 6,4", "ZNAXIS is '6,4'"),
+        ("ZNAXIS1 =                   10", "ZNAXISX = 10", "ZNAXIS1 is None"),
+        ("ZNAXIS2 =                   20", "ZNAXIS2 = -20", "ZNAXIS2 is -20"),
+        ("TFIELDS =                    1", "TFIELDS = 6,4", None),
+        ("TTYPE1  = 'COMPRESSED_DATA'", "TTYPE1  = 6,4", None),
+        ("TFORM1  = '1PB", "TFORM1  = '(6,", None),
+    ],
+)
+def test_damaged_compressed_image_is_named_or_read(card, new, reason, tmp_path):
+    path = write_compressed(tmp_path / "f.fits.fz", NOISE[0].astype("i2"), [("EXPTIME", 3.0)])
+    damage(path, card.encode(), new.encode())
+    if reason is None:
+        assert scan_hdus(path)[1].cards["EXPTIME"] == 3.0
+        return
+    with pytest.raises(FrameError, match=rf"{reason} in .*f\.fits\.fz") as error:
+        scan_hdus(path)
+    assert error.value.slug == "file-broken"
+
+
 def test_is_fits_by_content(frame, tmp_path):
     (tmp_path / "notes.fits").write_text("SIMPLE notes about the night")
     (tmp_path / "broken.gz").write_bytes(b"\x1f\x8b and then nothing sensible")

@@ -14,7 +14,7 @@ with warnings.catch_warnings():
     from ccdproc.utils.slices import slice_from_string
 
 from flatcal.errors import SectionError
-from flatcal.section import format_section, parse_section, section_shape
+from flatcal.section import format_section, parse_section
 
 
 @st.composite
@@ -32,9 +32,6 @@ def test_round_trip_and_ccdproc(case):
     section = parse_section(text, shape)
     assert format_section(section) == text
     assert section == slice_from_string(text, fits_convention=True)
-    assert section_shape(section) == (
-        section[0].stop - section[0].start, section[1].stop - section[1].start
-    )  # fmt: skip
     assert parse_section(text.replace(":", " : ").replace(",", " ,\t"), shape) == section
 
 

@@ -30,7 +30,7 @@ with warnings.catch_warnings():
 from flatcal import steps
 from flatcal.errors import DarkExposureError, FlatcalWarning, FrameError, SectionError, StateError
 from flatcal.kernels.arithmetic import calibrate
-from flatcal.steps.state import removed_steps, state_known
+from flatcal.state import removed_steps
 
 OWN_CARDS = {"OSCANSUB", "TRIMMED", "BIASSUB", "DARKSUB", "FLATDIV"}
 GAIN = 1.6 * u.electron / u.adu
@@ -362,12 +362,60 @@ def test_no_step_is_done_twice(step, meta):
     assert caught.value.slug == "state"
 
 
+ONES = CCDData(np.ones((4, 4)), unit="adu")
+SECONDS = {"dark_exposure": 1 * u.s, "data_exposure": 1 * u.s}
+
+
+@pytest.mark.parametrize("meta", [{}, fits.Header()])
+@pytest.mark.parametrize(
+    "subtract",
+    [
+        steps.subtract_bias,
+        lambda ccd, master: steps.subtract_dark(ccd, master, **SECONDS),
+    ],
+)
+def test_overscan_must_be_gone_from_frame_and_master_alike(subtract, meta):
+    bare = CCDData(ONES, meta=meta)
+    for mine in (True, False):
+        frame = with_cards(bare, OSCANSUB=mine)
+        subtract(frame, with_cards(bare, OSCANSUB=mine))
+        subtract(frame, bare)
+        subtract(bare, frame)
+        pattern = "gone.*= T.*frame.*inside.*= F" if mine else "inside.*= F.*frame.*gone.*= T"
+        with pytest.raises(StateError, match=pattern) as caught:
+            subtract(frame, with_cards(bare, OSCANSUB=not mine))
+        assert caught.value.slug == "state"
+
+
+def test_nothing_is_subtracted_after_the_flat():
+    divided = with_cards(ONES, FLATDIV=True)
+    for subtract in (
+        lambda ccd: steps.subtract_overscan(ccd, fits_section="[3:4,1:4]"),
+        lambda ccd: steps.subtract_bias(ccd, ONES),
+        lambda ccd: steps.subtract_dark(ccd, ONES, **SECONDS),
+    ):
+        with pytest.raises(StateError, match=r"FLATDIV = T"):
+            subtract(divided)
+        subtract(with_cards(ONES, FLATDIV=False))
+    steps.gain_correct(steps.trim_image(divided), GAIN)
+
+
+def test_flat_does_not_divide_a_frame_known_to_be_raw():
+    with pytest.raises(StateError, match=r"BIASSUB = F.*DARKSUB = F"):
+        steps.flat_correct(with_cards(ONES, BIASSUB=False, DARKSUB=False), ONES)
+    for cards in (
+        {"BIASSUB": False}, {"DARKSUB": False}, {"BIASSUB": False, "DARKSUB": True},
+        {"BIASSUB": True, "DARKSUB": False},
+        {"OSCANSUB": True, "BIASSUB": False, "DARKSUB": False},
+    ):  # fmt: skip
+        steps.flat_correct(with_cards(ONES, **cards), ONES)
+
+
 def test_state_in_headers_of_ccdproc_and_others():
     assert removed_steps(fits.Header()) == frozenset()
-    assert not state_known(fits.Header())
     header = fits.Header({"BIASSUB": False, "subdark": "x", "HIERARCH FLAT_CORRECT": "flatcor"})
     assert removed_steps(header) == {"dark", "flat"}
-    assert state_known(fits.Header({"BIASSUB": False}))
+    assert removed_steps({"subbias": "x", "BIASSUB": False}) == frozenset()
     assert removed_steps({"subtract_bias": ("subbias", "short"), "subbias": "x"}) == {"bias"}
     ccd = CCDData(np.ones((4, 4)), unit="adu")
     with warnings.catch_warnings():
@@ -683,6 +731,13 @@ def test_nearest_dark_too_far_names_everything():
         steps.find_nearest_dark_exposure(image(23.0, OBJECT=" "), [90.0])
     with pytest.raises(DarkExposureError, match="no dark"):
         steps.find_nearest_dark_exposure(image(23.0), [])
+
+
+def test_nearest_dark_at_the_tolerance_itself():
+    for exposure, dark, tolerance in ((1.0, 1.1, 0.1), (1.1, 1.0, 0.1), (70.2, 70.0, 0.2)):
+        assert steps.find_nearest_dark_exposure(image(exposure), [dark], tolerance) == dark
+    with pytest.raises(DarkExposureError, match=r"1\.101 s is 0\.101 s from the 1 s"):
+        steps.find_nearest_dark_exposure(image(1.0), [1.101], 0.1)
 
 
 @pytest.mark.parametrize("wrong", ["23", None, float("nan"), -1.0, True])

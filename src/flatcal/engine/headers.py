@@ -20,7 +20,7 @@ from flatcal.flags import MEANING
 from flatcal.frame import Kind
 from flatcal.io import naming, quiet_astropy
 from flatcal.plan import FramePlan, MasterPlan, Step
-from flatcal.steps.state import STEP_RECORDS
+from flatcal.state import STEP_RECORDS
 
 # Cards of the file's structure, which astropy writes anew, and sections that no longer hold.
 _STRUCTURE: Final = frozenset(
@@ -66,7 +66,7 @@ def _card_text(card: fits.Card) -> str:
     try:
         return str(card.image).strip()
     except ValueError:
-        return f"{card.keyword} = {card.value}"
+        return f"{card.keyword} with control characters"
 
 
 def frame_header(raw: fits.Header, plan: FramePlan) -> fits.Header:

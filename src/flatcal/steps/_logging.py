@@ -13,8 +13,8 @@ from astropy import units as u
 from astropy.io import fits
 from astropy.nddata import CCDData, NDData
 
+from flatcal.state import record_step
 from flatcal.steps.keyword import Keyword
-from flatcal.steps.state import record_step
 
 P = ParamSpec("P")
 AddKeyword = bool | str | Keyword | Mapping[str, Any] | None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from astropy.nddata import CCDData
 
+from flatcal.state import refuse_misfit
 from flatcal.steps import _arithmetic as arithmetic
 from flatcal.steps._logging import AddKeyword, logged, record_done
-from flatcal.steps.state import refuse_misfit
 
 
 @logged

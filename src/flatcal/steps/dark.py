@@ -12,10 +12,10 @@ from astropy import units as u
 from astropy.nddata import CCDData
 
 from flatcal.errors import DarkExposureError, FlatcalWarning, FrameError, StateError
+from flatcal.state import bias_known_inside, record_step, refuse_misfit, removed_steps
 from flatcal.steps import _arithmetic as arithmetic
 from flatcal.steps._logging import AddKeyword, logged, record_done, wants_record
 from flatcal.steps.keyword import Keyword
-from flatcal.steps.state import bias_known_inside, record_step, refuse_misfit, removed_steps
 
 # Binary fractions, as a part of the exposure time: 1.1 s is not farther from 1 s than 0.1 s.
 _ROUNDING: Final = 1e-9

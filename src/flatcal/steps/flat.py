@@ -10,9 +10,9 @@ from astropy.nddata import CCDData
 from numpy.typing import NDArray
 
 from flatcal.errors import FrameError
+from flatcal.state import refuse_misfit
 from flatcal.steps import _arithmetic as arithmetic
 from flatcal.steps._logging import AddKeyword, logged, record_done
-from flatcal.steps.state import refuse_misfit
 
 
 @logged

@@ -10,10 +10,10 @@ import numpy as np
 from astropy import units as u
 from astropy.nddata import CCDData, StdDevUncertainty
 
+from flatcal.state import refuse_misfit
 from flatcal.steps import _arithmetic as arithmetic
 from flatcal.steps._logging import AddKeyword, logged, record_done
 from flatcal.steps.keyword import Keyword
-from flatcal.steps.state import refuse_misfit
 
 logger = logging.getLogger(__name__)
 

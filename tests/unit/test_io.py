@@ -1,0 +1,313 @@
+"""Pixels of raw files against astropy, and outputs that are whole or not there."""
+
+from __future__ import annotations
+
+import gzip
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from flatcal.camera import CameraSettings
+from flatcal.errors import BrokenFileError, OutputError
+from flatcal.facts import read_frame
+from flatcal.io import RawFrame, replacing, write_image, write_text
+
+ROWS, COLUMNS = 9, 14
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# -- outputs -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_half_way_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / "image.fits"
+    path.write_text("old")
+
+    def write():
+        with replacing(path) as part:
+            part.write_text("half of the n")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["image.fits"]
+
+
+def test_an_error_half_way_leaves_no_new_file(tmp_path):
+    def write():
+        with replacing(tmp_path / "image.fits") as part:
+            part.write_text("half of the n")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write()
+    assert names(tmp_path) == []
+
+
+def test_a_full_device_is_told_with_the_name_of_the_file(tmp_path):
+    path = tmp_path / "image.fits"
+    path.write_text("old")
+
+    def write():
+        with replacing(path) as part:
+            part.write_text("half of the n")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputError) as caught:
+        write()
+    assert caught.value.slug == "output-not-writable"
+    assert str(path) in caught.value.text
+    assert "No space left on device" in caught.value.text
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["image.fits"]
+
+
+def test_the_file_has_its_name_only_when_it_is_whole(tmp_path):
+    path = tmp_path / "image.fits"
+    path.write_text("old")
+    with replacing(path) as part:
+        part.write_text("new")
+        assert part.parent == tmp_path  # a rename within one file system
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["image.fits"]
+
+
+def planes():
+    rng = np.random.default_rng(1)
+    data = rng.normal(100, 10, (ROWS, COLUMNS)).astype(np.float32)
+    std = rng.uniform(1, 2, (ROWS, COLUMNS)).astype(np.float32)
+    return data, std, rng.integers(0, 3, (ROWS, COLUMNS), np.uint8)
+
+
+def test_an_image_is_written_as_it_is(tmp_path):
+    data, std, flags = planes()
+    path = tmp_path / "image.fits"
+    header = fits.Header({"BUNIT": "adu"})
+    write_image(path, header, data.copy(), std.copy(), flags.copy())
+    with fits.open(path) as hdus:
+        assert [hdu.name for hdu in hdus] == ["PRIMARY", "UNCERT", "MASK"]
+        for hdu, expected in zip(hdus, (data, std, flags), strict=True):
+            np.testing.assert_array_equal(hdu.data, expected)
+        assert hdus["UNCERT"].header["UTYPE"] == "StdDevUncertainty"
+        assert hdus["UNCERT"].header["BUNIT"] == "adu"
+    assert names(tmp_path) == ["image.fits"]
+
+
+def test_an_image_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "image.fits"
+    path.write_text("old")
+    data, std, flags = planes()
+
+    def write_half(hdus, file, *args, **kwargs):
+        Path(file).write_bytes(b"SIMPLE  =")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(fits.HDUList, "writeto", write_half)
+    with pytest.raises(OutputError, match="cannot be written: No space left"):
+        write_image(path, fits.Header({"BUNIT": "adu"}), data, std, flags)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["image.fits"]
+
+
+def test_a_text_that_is_there_is_left_alone(tmp_path):
+    path = tmp_path / "run.json"
+    write_text(path, "größer\n")
+    os.utime(path, ns=(10**18, 10**18))
+    number = path.stat().st_ino
+    write_text(path, "größer\n")
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == (10**18, number)
+    write_text(path, "other\n")
+    assert path.read_bytes() == b"other\n"
+    assert path.stat().st_mtime_ns != 10**18
+    assert names(tmp_path) == ["run.json"]
+
+
+# -- raw files ---------------------------------------------------------------------------
+
+HEADER = {"IMAGETYP": "BIAS", "EXPTIME": 0.0, "BUNIT": "adu"}
+
+
+def image():
+    """Values of the whole range, the ends of which are in it."""
+    data = np.random.default_rng(2).integers(0, 65536, (ROWS, COLUMNS)).astype(np.uint16)
+    data[0, :4] = 0, 65535, 32767, 32768
+    return data
+
+
+def write_plain(folder):
+    path = folder / "b.fits"
+    fits.PrimaryHDU(image(), fits.Header(HEADER)).writeto(path)
+    return path
+
+
+def write_extension(folder):
+    path = folder / "b.fits"
+    hdus = [fits.PrimaryHDU(), fits.ImageHDU(image(), fits.Header(HEADER))]
+    fits.HDUList(hdus).writeto(path)
+    return path
+
+
+def write_float(folder):
+    path = folder / "b.fits"
+    fits.PrimaryHDU(image().astype(np.float32) / 7, fits.Header(HEADER)).writeto(path)
+    return path
+
+
+def write_int16(folder):
+    path = folder / "b.fits"
+    fits.PrimaryHDU((image() // 2).astype(np.int16), fits.Header(HEADER)).writeto(path)
+    return path
+
+
+def write_fz(folder):
+    path = folder / "b.fits.fz"
+    hdu = fits.CompImageHDU(image(), fits.Header(HEADER), tile_shape=(4, 5))
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
+    return path
+
+
+def write_gz(folder):
+    path = write_plain(folder)
+    packed = folder / "b.fits.gz"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    path.unlink()
+    return packed
+
+
+WRITERS = {
+    "plain": write_plain,
+    "extension": write_extension,
+    "float": write_float,
+    "int16": write_int16,
+    "fz": write_fz,
+    "gz": write_gz,
+}
+MAPPED = {"plain", "extension"}
+REGIONS = [(slice(0, ROWS), slice(0, COLUMNS)), (slice(2, 7), slice(3, 11)), (slice(8, 9),) * 2]
+
+
+def open_raw(path):
+    frame = read_frame(path.parent, path.name, CameraSettings(), ())
+    assert frame.errors == ()
+    return RawFrame(path, frame.storage, frame.setup.shape)
+
+
+def astropy_pixels(path):
+    with fits.open(path) as hdus:
+        return next(hdu.data.copy() for hdu in hdus if hdu.data is not None)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", WRITERS)
+def test_values_are_those_of_astropy(tmp_path, name, dtype):
+    path = WRITERS[name](tmp_path)
+    expected = astropy_pixels(path)
+    with open_raw(path) as raw:
+        for rows, columns in REGIONS:
+            values = raw.values(rows, columns, dtype)
+            assert values.dtype == dtype  # of native byte order
+            assert values.flags.c_contiguous
+            np.testing.assert_array_equal(values, expected[rows, columns].astype(dtype))
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_bytes_are_those_of_the_file(tmp_path, name):
+    path = WRITERS[name](tmp_path)
+    with open_raw(path) as raw:
+        for rows, columns in REGIONS:
+            stored = raw.bytes_of(rows, columns)
+            if name not in MAPPED:
+                assert stored is None
+                continue
+            assert not stored.flags.writeable
+            # Big-endian, with BZERO 32768 taken off.
+            values = np.ascontiguousarray(stored).view(">i2").astype(int) + 32768
+            np.testing.assert_array_equal(values, astropy_pixels(path)[rows, columns])
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_raw_files_are_opened_for_reading_only(tmp_path, name):
+    """Without the right to write, and without a trace."""
+    path = WRITERS[name](tmp_path)
+    os.utime(path, ns=(10**18, 10**18))
+    content = path.read_bytes()
+    path.chmod(0o444)
+    tmp_path.chmod(0o555)
+    try:
+        with open_raw(path) as raw:
+            raw.values(*REGIONS[0], np.float32)
+            raw.sha256()
+            modes = open_modes(path)
+    finally:
+        tmp_path.chmod(0o755)
+    assert modes <= {os.O_RDONLY}
+    assert path.read_bytes() == content
+    assert path.stat().st_mtime_ns == 10**18
+    assert names(tmp_path) == [path.name]
+
+
+def open_modes(path):
+    """How this process holds a file open, as Linux tells; nothing elsewhere."""
+    found = set()
+    for link in Path("/proc/self/fd").glob("*"):
+        if link.exists() and link.resolve() == path.resolve():
+            text = Path(f"/proc/self/fdinfo/{link.name}").read_text()
+            flags = next(line for line in text.splitlines() if line.startswith("flags:"))
+            found.add(int(flags.split()[1], 8) & os.O_ACCMODE)
+    return found
+
+
+def longer(path):
+    status = path.stat()
+    with path.open("ab") as file:
+        file.write(bytes(2880))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def touched(path):
+    status = path.stat()
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1000))
+
+
+@pytest.mark.parametrize("change", [longer, touched])
+def test_a_file_that_has_changed_is_not_read(tmp_path, change):
+    path = write_plain(tmp_path)
+    frame = read_frame(tmp_path, path.name, CameraSettings(), ())
+    change(path)
+    with pytest.raises(BrokenFileError) as caught:
+        RawFrame(path, frame.storage, frame.setup.shape)
+    assert caught.value.slug == "file-changed"
+    assert caught.value.path == path
+    assert str(path) in caught.value.text
+
+
+def test_a_file_that_has_gone_is_named(tmp_path):
+    path = write_plain(tmp_path)
+    frame = read_frame(tmp_path, path.name, CameraSettings(), ())
+    path.unlink()
+    with pytest.raises(BrokenFileError) as caught:
+        RawFrame(path, frame.storage, frame.setup.shape)
+    assert (caught.value.slug, caught.value.path) == ("file-broken", path)
+
+
+def test_damaged_tiles_are_an_error_with_the_path(tmp_path):
+    path = tmp_path / "b.fits.fz"
+    data = np.random.default_rng(3).integers(990, 1010, (24, 30)).astype(np.int32)
+    hdu = fits.CompImageHDU(data, fits.Header(HEADER), compression_type="GZIP_1")
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
+    content = bytearray(path.read_bytes())
+    content[-2880:-1000] = b"\x55" * 1880
+    path.write_bytes(content)
+    with open_raw(path) as raw, pytest.raises(BrokenFileError) as caught:
+        raw.values(slice(0, 24), slice(0, 30), np.float32)
+    assert (caught.value.slug, caught.value.path) == ("file-broken", path)
+    assert str(path) in caught.value.text
