@@ -37,40 +37,34 @@ class Master:
         Standard deviation, if it is known.
     flags : ndarray of uint8, same shape, or size 0
         Flags; size 0 when every pixel is good.
-    recipe : str
-        Hash of what it was made of.
-    bias_removed : bool
-        Whether a dark has lost its bias.
+    lost_bias : str
+        Name of the bias that a dark has lost; empty when it holds its bias.
     """
 
     data: Array
     std: Array
     flags: Array
-    recipe: str
-    bias_removed: bool
+    lost_bias: str
 
 
-def load_master(path: Path, recipe: str, *, bias_removed: bool) -> Master:
+def load_master(path: Path, lost_bias: str) -> Master:
     """Read a master that an earlier run has written."""
     with fits.open(path, memmap=False) as hdus:
         data = np.ascontiguousarray(hdus[0].data, np.float32)
         names = {hdu.name for hdu in hdus}
         std = np.ascontiguousarray(hdus["UNCERT"].data, np.float32) if "UNCERT" in names else None
         flags = np.ascontiguousarray(hdus["MASK"].data, np.uint8) if "MASK" in names else None
-    return make_master(data, std, flags, recipe, bias_removed=bias_removed)
+    return make_master(data, std, flags, lost_bias)
 
 
-def make_master(
-    data: Array, std: Array | None, flags: Array | None, recipe: str, *, bias_removed: bool
-) -> Master:
+def make_master(data: Array, std: Array | None, flags: Array | None, lost_bias: str) -> Master:
     """A `Master` of planes, of which an empty one is left out."""
     some = flags is not None and flags.any()
     return Master(
         data,
         _NO_IMAGE if std is None else std,
         flags if some and flags is not None else np.empty((0, 0), np.uint8),
-        recipe,
-        bias_removed,
+        lost_bias,
     )
 
 
@@ -88,6 +82,8 @@ class Preparation:
         Of the overscan pixels of a row.
     bias, dark, flat : Master or None
         What is subtracted and divided by.
+    bias_name : str
+        Name of the bias; empty for none.
     dark_scale : float32
         Factor of the dark.
     """
@@ -96,6 +92,7 @@ class Preparation:
     overscan: Section | None
     statistic: Callable[..., Array]
     bias: Master | None
+    bias_name: str
     dark: Master | None
     dark_scale: Any
     flat: Master | None
@@ -104,9 +101,9 @@ class Preparation:
     def bias_factor(self) -> float:
         """Factor of the variance of the bias; see `kernels.arithmetic.propagate`.
 
-        There is one bias for a set-up and temperature, so a dark that lost its bias lost this.
+        It differs from 1 where the dark has lost the very bias that the frame loses.
         """
-        if self.bias is None or self.dark is None:
+        if self.dark is None or self.dark.lost_bias != self.bias_name:
             return 1.0
         return 1.0 - 2.0 * float(self.dark_scale)
 
@@ -148,6 +145,7 @@ def prepare(
         overscan=section_of("subtract_overscan"),
         statistic=np.mean if overscan and overscan.statistic == "mean" else np.median,
         bias=master_of("subtract_bias"),
+        bias_name=bias.master or "" if (bias := by_name.get("subtract_bias")) else "",
         dark=master_of("subtract_dark"),
         dark_scale=np.float32(dark.scale if dark else 1.0),
         flat=master_of("flat_correct"),
@@ -253,7 +251,7 @@ class CalibratedFrame:
             _data(p.dark),
             _std(p.dark),
             p.dark_scale,
-            p.dark is not None and not p.dark.bias_removed,
+            p.dark is not None and not p.dark.lost_bias,
             _data(p.flat),
             _std(p.flat),
             out,

@@ -303,8 +303,7 @@ class _Run:
             planes.data.copy(),
             None if planes.std is None else planes.std.copy(),
             planes.flags.copy(),
-            recipe,
-            bias_removed=master.bias_removed,
+            _lost_bias(master),
         )
         self._write(
             master.output, master.kind, planes, master_header(raws, master, frames), recipe, frames
@@ -317,9 +316,8 @@ class _Run:
             master = self.masters.get(name)
             if master is None:
                 plan = self.plan.master(name)
-                product = self._product_of(name)
-                path = self.store.out / plan.output
-                master = load_master(path, product.recipe, bias_removed=plan.bias_removed)
+                path = self.store.out / self._product_of(name).output
+                master = load_master(path, _lost_bias(plan))
                 self.masters[name] = master
             return master
 
@@ -429,6 +427,11 @@ class _Run:
             caveats=frame.caveats,
             errors=errors,
         )
+
+
+def _lost_bias(master: MasterPlan) -> str:
+    """Name of the bias that went off the frames of a dark; empty for none."""
+    return next((s.master or "" for s in master.steps if s.name == "subtract_bias"), "")
 
 
 def _output(frame: FramePlan) -> str:
