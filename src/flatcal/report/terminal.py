@@ -152,8 +152,9 @@ def print_result(result: RunResult) -> None:
         f"{status[Status.CALIBRATED]} calibrated, {status[Status.FAILED]} failed"
     )
     if result.n_made:
+        word = "output" if result.n_made == 1 else "outputs"
         console.print(
-            f"{result.n_made} outputs written, {result.n_current} up to date, in "
+            f"{result.n_made} {word} written, {result.n_current} up to date, in "
             f"{record.seconds:.1f} s: {result.out}",
             markup=False,
         )
