@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from flatcal.camera import CameraProfile, CameraSettings, Cards, KindRule, find_profile
-from flatcal.errors import FrameError, SectionError
-from flatcal.frame import Caveat, Detector, Frame, Geometry, Kind, Setup, Storage
+from flatcal.camera import CameraSettings, Cards, KindRule, find_profile
+from flatcal.errors import FrameError
+from flatcal.frame import Caveat, Detector, Frame, Kind, Setup, Storage
+from flatcal.geometry import geometry_of
 from flatcal.headers import HduInfo, scan_hdus
 from flatcal.io import quiet_astropy
-from flatcal.section import Section, format_section, parse_section
+from flatcal.notes import Notes
 from flatcal.state import removed_steps
 
 # How the field spells the kinds, in lower case without spaces and signs.
@@ -49,20 +50,6 @@ _TO_SECONDS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 _DECIMAL_COMMA: Final = re.compile(r"[+-]?\d+,\d+(?:[eEdD][+-]?\d+)?")
 
 
-class _Notes:
-    """Caveats and errors collected while one header is read."""
-
-    def __init__(self) -> None:
-        self.caveats: list[Caveat] = []
-        self.errors: list[Caveat] = []
-
-    def caveat(self, slug: str, text: str) -> None:
-        self.caveats.append(Caveat(slug, text))
-
-    def error(self, slug: str, text: str) -> None:
-        self.errors.append(Caveat(slug, text))
-
-
 def read_frame(
     root: Path, file: str, overrides: CameraSettings, rules: Sequence[KindRule]
 ) -> Frame:
@@ -85,7 +72,7 @@ def read_frame(
         With `errors` where the frame cannot be used; it is never left out.
     """
     path = root / file
-    notes = _Notes()
+    notes = Notes()
     printable = os.fsencode(file).decode(errors="backslashreplace")
     if printable != file:
         error = Caveat("file-broken", "the name of the file is not UTF-8 text; rename it")
@@ -128,7 +115,7 @@ def read_frame(
             "CCDSFPT = 5: the camera's software has subtracted a dark already; use the frame "
             "before that subtraction",
         )
-    geometry = _geometry(cards, shape, profile, settings, overrides, notes)
+    geometry = geometry_of(cards, shape, profile, settings, overrides, notes)
     return Frame(
         file=file,
         kind=kind,
@@ -200,7 +187,7 @@ def _dimensions(hdu: HduInfo) -> int:
     return axes if isinstance(axes, int) else 0
 
 
-def _find_image(hdus: Sequence[HduInfo], notes: _Notes) -> HduInfo | None:
+def _find_image(hdus: Sequence[HduInfo], notes: Notes) -> HduInfo | None:
     images = [hdu for hdu in hdus if _dimensions(hdu) > 0]
     if len(images) > 1:
         notes.error("multi-extension", f"{len(images)} images in one file; split it first")
@@ -216,7 +203,7 @@ def _find_image(hdus: Sequence[HduInfo], notes: _Notes) -> HduInfo | None:
     return images[0]
 
 
-def _check_complete(image: HduInfo, notes: _Notes) -> None:
+def _check_complete(image: HduInfo, notes: Notes) -> None:
     if image.stored_bytes < image.data_bytes:
         notes.error(
             "file-broken",
@@ -246,7 +233,8 @@ def _is_plain_uint16(image: HduInfo) -> bool:
     )
 
 
-# What IRAF's ccdproc leaves in a header that it has worked on.
+# What IRAF's ccdproc leaves in a header that it has worked on: the time, and what it did.
+_TIME_OF_DAY: Final = re.compile(r"\b\d\d:\d\d\b")
 _IRAF_STEPS: Final = ("ZEROCOR", "OVERSCAN", "DARKCOR", "FLATCOR", "CCDPROC")
 
 
@@ -258,7 +246,8 @@ def _sign_of_reduction(cards: Cards) -> str:
         return f"FLATCAL = {cards['FLATCAL']}"
     if done := removed_steps(cards):
         return f"a record of {', '.join(sorted(done))} subtraction or correction"
-    return next((f"IRAF's {key}" for key in _IRAF_STEPS if isinstance(cards.get(key), str)), "")
+    stamped = (key for key in _IRAF_STEPS if _TIME_OF_DAY.search(str(cards.get(key))))
+    return next((f"IRAF's {key}" for key in stamped), "")
 
 
 # -- kind --------------------------------------------------------------------------------
@@ -291,7 +280,7 @@ def _kind_in_name(file: str) -> tuple[Kind, str] | None:
     return (kinds.pop(), words[0]) if len(kinds) == 1 else None
 
 
-def _check_kind(file: str, kind: Kind | None, said: tuple[str, Any], notes: _Notes) -> None:
+def _check_kind(file: str, kind: Kind | None, said: tuple[str, Any], notes: Notes) -> None:
     """Name a kind that is not known, or that the file name contradicts."""
     keyword, word = said
     named = _kind_in_name(file)
@@ -314,7 +303,7 @@ def _check_kind(file: str, kind: Kind | None, said: tuple[str, Any], notes: _Not
 # -- values ------------------------------------------------------------------------------
 
 
-def _exposure_time(cards: Cards, settings: CameraSettings, notes: _Notes) -> float | None:
+def _exposure_time(cards: Cards, settings: CameraSettings, notes: Notes) -> float | None:
     keyword, value = _first(cards, settings.exposure_keyword)
     if value is None:
         return None
@@ -334,7 +323,7 @@ def _exposure_time(cards: Cards, settings: CameraSettings, notes: _Notes) -> flo
     return number * _TO_SECONDS[settings.exposure_unit or "s"]
 
 
-def _refuse_missing_exposure(settings: CameraSettings, notes: _Notes) -> None:
+def _refuse_missing_exposure(settings: CameraSettings, notes: Notes) -> None:
     if any(error.slug == "exposure-not-a-number" for error in notes.errors):
         return
     tried = ", ".join(settings.exposure_keyword or ())
@@ -344,7 +333,7 @@ def _refuse_missing_exposure(settings: CameraSettings, notes: _Notes) -> None:
     )
 
 
-def _unit(cards: Cards, settings: CameraSettings, notes: _Notes) -> str:
+def _unit(cards: Cards, settings: CameraSettings, notes: Notes) -> str:
     if settings.unit is not None:
         return settings.unit
     text = _text(cards.get("BUNIT"))
@@ -362,7 +351,7 @@ def _unit(cards: Cards, settings: CameraSettings, notes: _Notes) -> str:
 _NO_FILTER: Final = frozenset(("clear", "open", "none", "empty", "air", "no filter"))
 
 
-def _filter(cards: Cards, settings: CameraSettings, kind: Kind | None, notes: _Notes) -> str:
+def _filter(cards: Cards, settings: CameraSettings, kind: Kind | None, notes: Notes) -> str:
     """The filter; of two wheels the one that is in the beam, or both names."""
     value = _text(_first(cards, settings.filter_keyword)[1])
     if not value:
@@ -383,7 +372,7 @@ def _binning(cards: Cards) -> tuple[int, int]:
     return int(x or 1), int(y or 1)
 
 
-def _check_amplifiers(cards: Cards, notes: _Notes) -> None:
+def _check_amplifiers(cards: Cards, notes: Notes) -> None:
     count = (_number(cards.get("AMPSROW")) or 1) * (_number(cards.get("AMPSCOL")) or 1)
     if count > 1:
         notes.error(
@@ -402,7 +391,7 @@ def _largest_value(cards: Cards) -> float | None:
     return top * (1.0 if scale is None else scale) + (zero or 0.0)
 
 
-def _detector(cards: Cards, settings: CameraSettings, notes: _Notes) -> Detector:
+def _detector(cards: Cards, settings: CameraSettings, notes: Notes) -> Detector:
     detector = Detector(
         gain_electron_per_adu=settings.gain_electron_per_adu,
         read_noise_electron=settings.read_noise_electron,
@@ -413,104 +402,3 @@ def _detector(cards: Cards, settings: CameraSettings, notes: _Notes) -> Detector
             "noise-unknown", "gain or read noise is not set; calibrated frames get no UNCERT"
         )
     return detector
-
-
-# -- sections ----------------------------------------------------------------------------
-
-
-def _geometry(
-    cards: Cards,
-    shape: tuple[int, int],
-    profile: CameraProfile,
-    settings: CameraSettings,
-    overrides: CameraSettings,
-    notes: _Notes,
-) -> Geometry | None:
-    own = (overrides.overscan_section, overrides.trim_section)
-    if None in own and profile.shape not in (None, shape):
-        notes.error(
-            "frame-shape",
-            f"the image is {shape[0]} x {shape[1]}, the profile {profile.name} is for "
-            f"{profile.shape[0]} x {profile.shape[1]}; set camera.overscan_section and "
-            "camera.trim_section",
-        )
-        return None
-    try:
-        trim, trim_reason = _section(cards, shape, settings.trim_section, _TRIM_KEYS, notes)
-        rows = slice(0, shape[0]) if trim is None else trim[0]
-        overscan, reason = _overscan(cards, shape, settings.overscan_section, rows, notes)
-    except SectionError as error:
-        notes.error("bad-section", error.text)
-        return None
-    if overscan is not None and _overlap(overscan, trim, shape):
-        kept = "the whole image is kept" if trim is None else f"{format_section(trim)} is kept"
-        notes.error(
-            "bad-section",
-            f"the overscan {format_section(overscan)} lies in what is kept ({kept}); set "
-            "camera.trim_section, or camera.overscan_section = 'none'",
-        )
-        return None
-    return Geometry(
-        trim_section=trim if trim != (slice(0, shape[0]), slice(0, shape[1])) else None,
-        overscan_section=overscan,
-        overscan_statistic=settings.overscan_statistic or "median",
-        reason=f"overscan: {reason}; kept: {trim_reason}",
-    )
-
-
-def _overlap(overscan: Section, trim: Section | None, shape: tuple[int, int]) -> bool:
-    """Whether columns of the overscan are among those that are kept."""
-    kept = range(shape[1]) if trim is None else range(trim[1].start, trim[1].stop)
-    return any(column in kept for column in range(overscan[1].start, overscan[1].stop))
-
-
-_TRIM_KEYS: Final = ("TRIMSEC", "DATASEC")
-_OVERSCAN_KEYS: Final = ("BIASSEC",)
-
-
-def _section(
-    cards: Cards,
-    shape: tuple[int, int],
-    setting: str | None,
-    keywords: Sequence[str],
-    notes: _Notes,
-) -> tuple[Section | None, str]:
-    """A section from the settings or, when they say 'header', from the first valid card."""
-    if setting == "none":
-        return None, "none, by the camera's settings"
-    if setting not in (None, "header"):
-        return parse_section(setting, shape), f"{setting}, by the camera's settings"
-    for keyword in keywords:
-        text = _text(cards.get(keyword))
-        if not text:
-            continue
-        try:
-            return parse_section(text, shape), f"{keyword} = {text}"
-        except SectionError as error:
-            notes.caveat("overscan-unknown", f"{keyword} is not used: {error.text}")
-    return None, "none in the header"
-
-
-def _overscan(
-    cards: Cards, shape: tuple[int, int], setting: str | None, rows: slice, notes: _Notes
-) -> tuple[Section | None, str]:
-    """The overscan columns over the rows that are kept, or None, and who says so."""
-    overscan, reason = _section(cards, shape, setting, _OVERSCAN_KEYS, notes)
-    if overscan is None:
-        return None, reason
-    have = overscan[0]
-    told = (
-        f"the overscan covers rows {have.start + 1} to {have.stop}, the image kept rows "
-        f"{rows.start + 1} to {rows.stop}"
-    )
-    covered = min(have.stop, rows.stop) - max(have.start, rows.start)
-    if 2 * covered < rows.stop - rows.start:
-        # Rows above or below the image: their columns hold light in the rows of the image.
-        told += "; only columns beside the image can serve as its overscan"
-        if setting not in (None, "header"):
-            raise SectionError("bad-section", told)
-        notes.caveat("overscan-unknown", f"{reason} is not used: {told}")
-        return None, "none in the header that can be used"
-    if have.start > rows.start or have.stop < rows.stop:
-        notes.caveat("overscan-unknown", f"{told}; its columns are used over all of them")
-    return (rows, overscan[1]), reason

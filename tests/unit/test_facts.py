@@ -782,10 +782,20 @@ def test_a_keyword_of_the_settings_may_be_in_small_letters(look):
 
 
 @pytest.mark.parametrize(
-    "cards", [{"BIASSUB": True}, {"SUBBIAS": "ccd=<CCDData>"}, {"ZEROCOR": "Nov 23 zero.fits"}]
+    "cards",
+    [{"BIASSUB": True}, {"SUBBIAS": "ccd=<CCDData>"}, {"ZEROCOR": "Nov 23 12:07 zero.fits"}],
+    [
+        {"BIASSUB": True},
+        {"SUBBIAS": "ccd=<CCDData>"},
+        {"ZEROCOR": "Nov 23 12:07 Zero is zero.fits"},
+    ],
 )
 def test_a_frame_that_has_been_reduced_already_is_refused(look, cards):
     assert slugs(look(**cards).errors) == ["already-calibrated"]
+
+
+def test_a_card_of_the_camera_named_like_one_of_iraf_is_fine(look):
+    assert look(OVERSCAN="none").errors == ()
 
 
 @pytest.mark.parametrize(
