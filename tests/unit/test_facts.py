@@ -783,7 +783,6 @@ def test_a_keyword_of_the_settings_may_be_in_small_letters(look):
 
 @pytest.mark.parametrize(
     "cards",
-    [{"BIASSUB": True}, {"SUBBIAS": "ccd=<CCDData>"}, {"ZEROCOR": "Nov 23 12:07 zero.fits"}],
     [
         {"BIASSUB": True},
         {"SUBBIAS": "ccd=<CCDData>"},
