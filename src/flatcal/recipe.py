@@ -118,8 +118,10 @@ def load_config(path: str | Path) -> Config:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("bad-config", f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise ConfigError("bad-config", f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("bad-config", f"{path} is not text in UTF-8: {error}") from error
     return parse_config(text, str(path))
 
 
