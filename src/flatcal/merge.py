@@ -48,7 +48,7 @@ def merge_headers(headers: Sequence[MutableMapping[str, Any]]) -> MutableMapping
             _set(merged, key, sum(values) / len(values), "[s] mean exposure time of the inputs")
             _set(merged, "EXPTMIN", min(values), "[s] shortest exposure time of the inputs")
             _set(merged, "EXPTMAX", max(values), "[s] longest exposure time of the inputs")
-        elif name == "DATE-OBS" and all(_is_date(value) for value in values):
+        elif name == "DATE-OBS" and all(is_iso_date(value) for value in values):
             _set(merged, key, min(values), "earliest DATE-OBS of the inputs")
             _set(merged, "DATE-END", max(values), "latest DATE-OBS of the inputs")
         elif key in merged and name != "DATE-END":
@@ -89,7 +89,8 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | Real) or value is _ABSENT else str(value)
 
 
-def _is_date(value: Any) -> bool:
+def is_iso_date(value: Any) -> bool:
+    """Whether a date begins as the FITS standard has it, so that such dates sort as text."""
     return isinstance(value, str) and _ISO_DATE.match(value) is not None
 
 

@@ -119,16 +119,12 @@ class MasterPlan(Strict):
         Raw files, for a flat those of its calibrated flats.
     steps : tuple of Step
         Done to each input before combining (for a flat they are done to each flat by itself).
-    bias_removed : bool
-        Whether a dark has lost its bias.
     exposure_time_s : float
         Mean exposure time of the inputs.
     filter : str
         Of a flat.
     reason : str
         What the inputs have in common.
-    caveats : tuple of Caveat
-        What the observer should know.
     """
 
     name: str
@@ -136,11 +132,14 @@ class MasterPlan(Strict):
     output: str
     inputs: tuple[str, ...]
     steps: tuple[Step, ...] = ()
-    bias_removed: bool = False
     exposure_time_s: float = 0.0
     filter: str = ""
     reason: str = ""
-    caveats: tuple[Caveat, ...] = ()
+
+    @property
+    def lost_bias(self) -> str:
+        """Name of the bias that went off the frames of a dark; empty when it holds its bias."""
+        return next((s.master or "" for s in self.steps if s.name == "subtract_bias"), "")
 
 
 class Plan(Strict):

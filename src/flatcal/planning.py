@@ -186,22 +186,19 @@ class _Planner:
     def _masters(self) -> list[MasterPlan]:
         masters = [self._raw_master(group) for group in self.bias_groups]
         masters += [self._raw_master(group) for group in self.dark_groups]
-        masters += [self._flat_master(group) for group in self.flat_groups]
+        # The steps of a flat are its own, for each flat may have another dark.
+        masters += [self._master(group, ()) for group in self.flat_groups]
         return masters
 
     def _raw_master(self, group: Group) -> MasterPlan:
         steps = _geometry_steps(group.first)
-        bias_removed = id(group) in self.scaled_darks
-        if bias_removed:
+        if id(group) in self.scaled_darks:
             steps += tuple(
                 self._bias_step(group.first, "the dark is to be scaled without its bias")
             )
-        return self._master(group, steps, bias_removed=bias_removed)
+        return self._master(group, steps)
 
-    def _flat_master(self, group: Group) -> MasterPlan:
-        return self._master(group, (), bias_removed=False)
-
-    def _master(self, group: Group, steps: tuple[Step, ...], *, bias_removed: bool) -> MasterPlan:
+    def _master(self, group: Group, steps: tuple[Step, ...]) -> MasterPlan:
         name = self.names[id(group)]
         n = len(group.frames)
         common = [_camera(group.first)]
@@ -217,7 +214,6 @@ class _Planner:
             output=f"masters/{name}.fits",
             inputs=tuple(frame.file for frame in group.frames),
             steps=steps,
-            bias_removed=bias_removed,
             exposure_time_s=group.exposure_time_s,
             filter=group.first.filter if group.kind is Kind.FLAT else "",
             reason=f"{n} frame{'s' if n > 1 else ''} of {', '.join(common)}",

@@ -91,7 +91,7 @@ def test_darks_of_the_lfc_keep_their_bias(lfc_plan):
     }
     for exposure in (7, 70, 300):
         dark = masters[f"master_dark_{exposure}s"]
-        assert not dark.bias_removed
+        assert not dark.lost_bias
         assert [step.name for step in dark.steps] == ["subtract_overscan", "trim_image"]
         assert (dark.exposure_time_s, len(dark.inputs)) == (exposure, 3)
 
@@ -111,7 +111,7 @@ def test_twilight_flats_lose_their_bias_and_the_scaled_dark(cg16m_plan):
 
 def test_science_shares_the_scaled_dark_and_so_loses_its_bias_by_itself(cg16m_plan):
     (dark,) = (master for master in cg16m_plan.masters if master.kind == "dark")
-    assert dark.bias_removed
+    assert dark.lost_bias
     assert [step.name for step in dark.steps] == ["trim_image", "subtract_bias"]
     for frame in by_kind(cg16m_plan, "science"):
         assert steps(frame) == ["trim_image", "master_bias", "master_dark_90s", "master_flat_r"]
@@ -158,8 +158,8 @@ def test_in_a_mixed_night_each_dark_keeps_or_loses_its_bias_for_all(night):
     assert steps(long) == ["master_bias", "master_dark_60s"]
     assert long.steps[1].scale == 1
     assert steps(by_kind(made, "science")[0]) == ["master_bias", "master_dark_60s", "master_flat_g"]
-    assert not made.master("master_dark_10s").bias_removed
-    assert made.master("master_dark_60s").bias_removed
+    assert not made.master("master_dark_10s").lost_bias
+    assert made.master("master_dark_60s").lost_bias
 
 
 def test_bias_goes_once_from_every_frame_whatever_the_night(night):
@@ -177,7 +177,7 @@ def test_bias_goes_once_from_every_frame_whatever_the_night(night):
     for frame in calibrated:
         (dark,) = (step.master for step in frame.steps if step.name == "subtract_dark")
         alone = sum(step.name == "subtract_bias" for step in frame.steps)
-        assert alone + (not made.master(dark).bias_removed) == 1
+        assert alone + (not made.master(dark).lost_bias) == 1
 
 
 def test_without_bias_frames_matched_darks_do(night):
@@ -255,7 +255,7 @@ def test_a_dark_that_another_needs_without_bias_is_refused_where_there_is_no_bia
     made = plan()
     first, second = by_kind(made, "flat")
     assert steps(first) == ["master_bias", "master_dark_60s"]
-    assert made.master("master_dark_60s").bias_removed
+    assert made.master("master_dark_60s").lost_bias
     assert [e.slug for e in second.errors] == ["no-bias"]
 
 

@@ -7,7 +7,6 @@ exposure time and date become those of the whole, the rest is left out.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +18,7 @@ from flatcal import __version__
 from flatcal.flags import MEANING
 from flatcal.frame import Kind
 from flatcal.io import naming, quiet_astropy
+from flatcal.merge import is_iso_date
 from flatcal.plan import FramePlan, MasterPlan, Step
 from flatcal.state import STEP_RECORDS
 
@@ -27,7 +27,6 @@ _STRUCTURE: Final = frozenset(
     ("SIMPLE", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "EXTEND", "XTENSION", "PCOUNT", "GCOUNT")
     + ("BSCALE", "BZERO", "BLANK", "CHECKSUM", "DATASUM", "EXTNAME", "EXTVER", "END", "")
 )
-_ISO_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 _SECTIONS: Final = frozenset(("BIASSEC", "TRIMSEC", "DATASEC", "CCDSEC", "DETSEC", "AMPSEC"))
 
 
@@ -120,8 +119,7 @@ def master_header(
     elif "FILTER" in header:
         del header["FILTER"]
     dates = sorted(frame.date for frame in frames)
-    # Only dates as the FITS standard has them are in order as text.
-    if all(_ISO_DATE.match(date) for date in dates):
+    if all(is_iso_date(date) for date in dates):
         header["DATE-OBS"] = (dates[0], "of the first frame")
         header["DATE-END"] = (dates[-1], "start of the last frame")
     header["BUNIT"] = (frames[0].unit, "unit of the pixel values")

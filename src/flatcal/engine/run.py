@@ -303,7 +303,7 @@ class _Run:
             planes.data.copy(),
             None if planes.std is None else planes.std.copy(),
             planes.flags.copy(),
-            _lost_bias(master),
+            master.lost_bias,
         )
         self._write(
             master.output, master.kind, planes, master_header(raws, master, frames), recipe, frames
@@ -317,7 +317,7 @@ class _Run:
             if master is None:
                 plan = self.plan.master(name)
                 path = self.store.out / self._product_of(name).output
-                master = load_master(path, _lost_bias(plan))
+                master = load_master(path, plan.lost_bias)
                 self.masters[name] = master
             return master
 
@@ -427,11 +427,6 @@ class _Run:
             caveats=frame.caveats,
             errors=errors,
         )
-
-
-def _lost_bias(master: MasterPlan) -> str:
-    """Name of the bias that went off the frames of a dark; empty for none."""
-    return next((s.master or "" for s in master.steps if s.name == "subtract_bias"), "")
 
 
 def _output(frame: FramePlan) -> str:
