@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flatcal.flags import Flag
-from flatcal.kernels import arithmetic
+from flatcal.kernels import arithmetic, stats
 from flatcal.kernels.combine import (
     BLOCK,
     MAD_TO_STD,
     combine_clipped,
     combine_median,
     sort_frames,
+    sorting_network,
 )
 from flatcal.kernels.stats import median_of_good
 
@@ -122,7 +123,7 @@ def test_network_sorts_any_number_of_frames(seed, n_frames, tied):
     block = np.random.default_rng(seed).integers(0, 4 if tied else 10**6, (n_frames, 5))
     block = block.astype(np.float32)
     expected = np.sort(block, axis=0)
-    sort_frames(block)
+    sort_frames(block, sorting_network(n_frames))
     np.testing.assert_array_equal(block, expected)
 
 
@@ -287,7 +288,7 @@ def test_median_of_good_pixels():
 @few
 @given(seeds, float_types, st.integers(1, 40_000), st.sampled_from(["normal", "two", "ramp"]))
 def test_median_of_good_is_exact(seed, dtype, n, shape):
-    """Also where the regular sample deceives: the two-valued rows hit every step alike."""
+    """Also where the sample deceives, with a sample small enough to be one."""
     rng = np.random.default_rng(seed)
     values = {
         "normal": rng.normal(1000, 10, n),
@@ -298,11 +299,25 @@ def test_median_of_good_is_exact(seed, dtype, n, shape):
     bad = (rng.random(n) < 0.1).astype(np.uint8)
     good = values[(bad == 0) & np.isfinite(values)].astype(np.float64)
     expected = np.median(good) if good.size else np.nan
-    assert median_of_good(values, bad) == pytest.approx(expected, rel=1e-15, nan_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stats, "_SAMPLE", 1 << 8)
+        found = median_of_good(values, bad)
+    assert found == pytest.approx(expected, rel=1e-15, nan_ok=True)
 
 
-def test_median_of_good_where_the_sample_misses_the_median():
+def test_median_of_good_where_the_sample_misses_the_median(monkeypatch):
     """Every pixel of the sample is 0, nearly all others are above 1."""
+    monkeypatch.setattr(stats, "_SAMPLE", 1 << 14)
     values = np.random.default_rng(1).uniform(1, 2, 1 << 16).astype(np.float32)
-    values[:: values.size // (1 << 14)] = 0
+    values[:: 1 + values.size // (1 << 14)] = 0
     assert median_of_good(values) == np.median(values.astype(np.float64))
+
+
+@pytest.mark.parametrize("columns", [4096, 4095, 1])
+def test_the_sample_of_the_median_comes_from_all_columns(columns):
+    """A vignetted image, whose columns differ by far more than their noise."""
+    rows = (1 << 20) // columns
+    image = np.add.outer(np.zeros(rows), np.linspace(-1, 1, columns) ** 2).astype(np.float32)
+    low, high, share = stats._bracket(image.ravel(), np.empty(0, np.uint8), columns)
+    assert low <= np.median(image) <= high
+    assert share < 0.02

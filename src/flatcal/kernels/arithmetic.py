@@ -12,8 +12,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from flatcal.kernels.compiled import kernel
 
 # Values of flatcal.flags.Flag; kernels know numbers only. A test holds the two together.
 SATURATED = np.uint8(1)
@@ -24,32 +25,32 @@ MASTER_BAD = np.uint8(16)
 Array = NDArray[Any]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _subtract_level(row: Array, level: Any) -> None:
     for x in range(row.size):
         row[x] -= level
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _subtract(row: Array, other: Array) -> None:
     for x in range(row.size):
         row[x] -= other[x]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _subtract_scaled(row: Array, other: Array, scale: Any) -> None:
     for x in range(row.size):
         row[x] -= scale * other[x]
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _divide(row: Array, flat: Array) -> None:
     # A select instead of a branch: the loop stays vectorised and no infinity is made.
     for x in range(row.size):
         row[x] = row[x] / (flat[x] if flat[x] > 0 else row.dtype.type(1))
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _calibrate_row(
     row: Array, y: int, level: Array, bias: Array, dark: Array, scale: Any, flat: Array
 ) -> None:
@@ -67,7 +68,7 @@ def _calibrate_row(
         _divide(row, flat[y])
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def calibrate(
     pixels: Array, level: Array, bias: Array, dark: Array, dark_scale: Any, flat: Array
 ) -> None:
@@ -88,7 +89,7 @@ def calibrate(
         _calibrate_row(pixels[y], y, level, bias, dark, dark_scale, flat)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def decode_uint16(raw: Array, out: Array) -> None:
     """Decode FITS unsigned 16-bit pixels (big-endian, BZERO 32768).
 
@@ -105,7 +106,7 @@ def decode_uint16(raw: Array, out: Array) -> None:
             out[y, x] = np.uint16(((v >> 8) | (v << 8)) ^ 0x8000)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def calibrate_uint16(
     raw: Array,
     level: Array,
@@ -143,7 +144,7 @@ def calibrate_uint16(
         _calibrate_row(row, y, level, bias, dark, dark_scale, flat)
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def flag_row(row: Array, saturation: Any, flat: Array, y: int, flags: Array) -> None:
     """Flag a row of raw values: saturated, not finite, flat not above zero."""
     for x in range(row.size):
@@ -155,33 +156,33 @@ def flag_row(row: Array, saturation: Any, flat: Array, y: int, flags: Array) -> 
             flags[x] |= np.uint8(0) if flat_row[x] > 0 else FLAT_INVALID
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def flag_image(pixels: Array, saturation: Any, flat: Array, flags: Array) -> None:
     """Flag an image of raw values; see `flag_row`."""
     for y in range(pixels.shape[0]):
         flag_row(pixels[y], saturation, flat, y, flags[y])
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _multiply(row: Array, flat: Array) -> None:
     for x in range(row.size):
         row[x] = row[x] * (flat[x] if flat[x] > 0 else row.dtype.type(1))
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _add_variance(row: Array, std: Array, factor: Any) -> None:
     for x in range(row.size):
         row[x] += factor * (std[x] * std[x])
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def _add_flat_variance(row: Array, values: Array, flat: Array, flat_std: Array) -> None:
     for x in range(row.size):
         relative = values[x] * flat_std[x] / (flat[x] if flat[x] > 0 else row.dtype.type(1))
         row[x] += relative * relative
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def propagate(
     calibrated: Array,
     read_variance: Any,

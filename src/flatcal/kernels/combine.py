@@ -3,8 +3,13 @@
 A block of pixels of all N frames is held in cache and sorted along the frames by a Batcher
 odd-even merge network [1]_. Each compare-exchange of the network is a minimum and a maximum
 over two rows of the block, which the compiler vectorises along the pixels; a sort per pixel
-would branch on the data. The median is then the middle row, and so is the median absolute
-deviation after a second sort.
+would branch on the data. The median is then the middle row, and the median absolute deviation
+is found from the sorted rows without sorting again.
+
+The loops run along the rows of whole arrays, never of slices of larger ones: numba vectorises
+only over arrays that it knows to be contiguous (measured: 3 times slower otherwise). A loop
+that divides is compiled with numpy's rules for division, because a test for zero in each
+pixel would keep it from being vectorised.
 
 References
 ----------
@@ -16,28 +21,38 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from flatcal.kernels.compiled import kernel
 
 Array = NDArray[Any]
 
 # Normal standard deviation over median absolute deviation, as astropy.stats.mad_std has it.
 MAD_TO_STD: Final = 1.482602218505602
 
-# Pixels of a block: two blocks of 20 float32 frames fill 160 KiB, well inside a second cache.
+# Pixels of a block: a block of 20 float32 frames fills 80 KiB, well inside a second cache.
 BLOCK: Final = 1024
 
 
-@njit(nogil=True, cache=True)
-def sort_frames(block: Array) -> None:
-    """Sort a block in place along its first axis; any number of frames.
+@kernel()
+def sorting_network(n: int) -> Array:
+    """Pairs of rows that are compared and exchanged, in order, to sort `n` rows.
 
     Parameters
     ----------
-    block : ndarray, shape (n_frames, n_pixels)
-        Without NaN: a missing value is +inf and sorts last.
+    n : int
+        Number of rows; any.
+
+    Returns
+    -------
+    ndarray of int, shape (n_pairs, 2)
+        Of each pair the first row receives the smaller values.
     """
-    n = block.shape[0]
+    most = 1
+    while 2**most < n:
+        most += 1
+    pairs = np.empty((n * most * (most + 1) // 4 + n, 2), np.int64)
+    count = 0
     p = 1
     while p < n:
         k = p
@@ -45,37 +60,121 @@ def sort_frames(block: Array) -> None:
             for j in range(k % p, n - k, 2 * k):
                 for i in range(j, min(j + k, n - k)):
                     if i // (2 * p) == (i + k) // (2 * p):
-                        low = block[i]
-                        high = block[i + k]
-                        for x in range(low.size):
-                            a = low[x]
-                            b = high[x]
-                            low[x] = a if a < b else b
-                            high[x] = b if a < b else a
+                        pairs[count, 0] = i
+                        pairs[count, 1] = i + k
+                        count += 1
             k //= 2
         p *= 2
+    return pairs[:count]
 
 
-@njit(nogil=True, cache=True)
-def _middle(block: Array, n_good: Array, all_good: bool, out: Array) -> None:
-    """Median of the first `n_good` values of each column of a sorted block."""
+@kernel(fastmath={"nnan", "nsz"})
+def _compare_exchange(low: Array, high: Array) -> None:
+    for x in range(low.size):
+        a = low[x]
+        b = high[x]
+        # The minimum as a maximum of negatives: written plainly, the compiler turns it into a
+        # masked store, which is several times slower on some processors. The rows hold no NaN.
+        low[x] = -(-a if -a > -b else -b)
+        high[x] = a if a > b else b
+
+
+@kernel()
+def sort_frames(block: Array, network: Array) -> None:
+    """Sort a block in place along its first axis.
+
+    Parameters
+    ----------
+    block : ndarray, shape (n_frames, n_pixels)
+        Without NaN: a missing value is +inf and sorts last.
+    network : ndarray
+        Of `sorting_network` for `n_frames`.
+    """
+    for pair in range(network.shape[0]):
+        _compare_exchange(block[network[pair, 0]], block[network[pair, 1]])
+
+
+@kernel()
+def _median(block: Array, out: Array) -> None:
+    """Median of each column of a sorted block without missing values."""
     n = block.shape[0]
     half = block.dtype.type(0.5)
-    if all_good:
-        low = block[(n - 1) // 2]
-        high = block[n // 2]
-        for x in range(out.size):
-            out[x] = half * low[x] + half * high[x]
-        return
+    low = block[(n - 1) // 2]
+    high = block[n // 2]
     for x in range(out.size):
+        out[x] = half * low[x] + half * high[x]
+
+
+@kernel(fastmath={"nnan", "nsz"})
+def _least_of_larger(low: Array, high: Array, center: Array, least: Array) -> None:
+    for x in range(least.size):
+        a = center[x] - low[x]
+        b = high[x] - center[x]
+        larger = a if a > b else b
+        least[x] = -(-larger if -larger > -least[x] else -least[x])  # see _compare_exchange
+
+
+@kernel()
+def _ranked_deviation(block: Array, center: Array, rank: int, out: Array) -> None:
+    """Absolute deviation from the median with the given rank, 1 for the smallest.
+
+    Below and above the median the deviations of a sorted block are sorted already. The one of
+    rank m is the least, over all ways to take i of them from below and m - i from above, of the
+    larger of the two that were taken last.
+    """
+    n = block.shape[0]
+    split = (n + 1) // 2  # rows up to here lie below the median or at it
+    out[:] = np.inf
+    for i in range(max(0, rank - (n - split)), min(rank, split) + 1):
+        # Where one side gives none, its place is taken by the other: a deviation is >= 0.
+        low = block[split - i] if i > 0 else block[split + rank - 1]
+        high = block[split + rank - i - 1] if i < rank else low
+        _least_of_larger(low, high, center, out)
+
+
+@kernel()
+def _deviation_of_column(column: Array, center: Any) -> Any:
+    """Median absolute deviation of a sorted column of good values from their median."""
+    n = column.size
+    low = (n - 1) // 2
+    high = low + 1
+    last = column.dtype.type(0)
+    for _ in range(n // 2 + 1):
+        before = last
+        if high == n or (low >= 0 and center - column[low] <= column[high] - center):
+            last = center - column[low]
+            low -= 1
+        else:
+            last = column[high] - center
+            high += 1
+    return last if n % 2 else column.dtype.type(0.5) * (before + last)
+
+
+@kernel()
+def _median_and_mad(block: Array, n_good: Array, all_good: bool, center: Array, mad: Array) -> None:
+    """Median and median absolute deviation of the first `n_good` values of sorted columns."""
+    n = block.shape[0]
+    half = block.dtype.type(0.5)
+    _median(block, center)
+    _ranked_deviation(block, center, (n - 1) // 2 + 1, mad)
+    if n % 2 == 0:
+        other = np.empty_like(mad)
+        _ranked_deviation(block, center, n // 2 + 1, other)
+        for x in range(mad.size):
+            mad[x] = half * mad[x] + half * other[x]
+    if all_good:
+        return
+    for x in range(mad.size):
         good = n_good[x]
         if good == 0:
-            out[x] = np.nan
-        else:
-            out[x] = half * block[(good - 1) // 2, x] + half * block[good // 2, x]
+            center[x] = np.nan
+            mad[x] = np.nan
+        elif good < n:
+            center[x] = half * block[(good - 1) // 2, x] + half * block[good // 2, x]
+            mad[x] = _deviation_of_column(block[:good, x], center[x])
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def combine_clipped(
     stack: Array,
     scales: Array,
@@ -112,31 +211,26 @@ def combine_clipped(
         Receives how many values were kept.
     """
     n, n_pixels = stack.shape
+    network = sorting_network(n)
     size = 0
     for start in range(0, n_pixels, BLOCK):
         if min(BLOCK, n_pixels - start) != size:
-            # Whole arrays, never slices of larger ones: numba vectorises only over arrays
-            # that it knows to be contiguous (measured: 3 times slower otherwise).
             size = min(BLOCK, n_pixels - start)
             values = np.empty((n, size), stack.dtype)
-            deviations = np.empty((n, size), stack.dtype)
             center = np.empty(size, stack.dtype)
             mad = np.empty(size, stack.dtype)
             n_good = np.empty(size, np.int32)
         all_good = _load(stack, scales, start, values, n_good)
-        sort_frames(values)
-        _middle(values, n_good, all_good, center)
-        _deviations(values, center, n_good, all_good, deviations)
-        sort_frames(deviations)
-        _middle(deviations, n_good, all_good, mad)
+        sort_frames(values, network)
+        _median_and_mad(values, n_good, all_good, center, mad)
         stop = start + size
         _average_kept(
-            values, n_good, center, mad, low_sigma, high_sigma, least_std,
+            values, center, mad, low_sigma, high_sigma, least_std,
             average[start:stop], error[start:stop], n_used[start:stop],
         )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@kernel()
 def combine_median(stack: Array, scales: Array, median: Array, error: Array, n_used: Array) -> None:
     """Median of each pixel over the frames, each multiplied by its scale first.
 
@@ -152,38 +246,22 @@ def combine_median(stack: Array, scales: Array, median: Array, error: Array, n_u
         Receives how many values were good.
     """
     n, n_pixels = stack.shape
+    network = sorting_network(n)
     size = 0
     for start in range(0, n_pixels, BLOCK):
         if min(BLOCK, n_pixels - start) != size:
             size = min(BLOCK, n_pixels - start)
             values = np.empty((n, size), stack.dtype)
-            deviations = np.empty((n, size), stack.dtype)
         stop = start + size
         n_good = n_used[start:stop]
         all_good = _load(stack, scales, start, values, n_good)
-        sort_frames(values)
-        _middle(values, n_good, all_good, median[start:stop])
-        _deviations(values, median[start:stop], n_good, all_good, deviations)
-        sort_frames(deviations)
-        _middle(deviations, n_good, all_good, error[start:stop])
+        sort_frames(values, network)
+        _median_and_mad(values, n_good, all_good, median[start:stop], error[start:stop])
         for x in range(start, stop):
             error[x] *= MAD_TO_STD / np.sqrt(max(n_used[x], 1))
 
 
-@njit(nogil=True, cache=True)
-def _deviations(values: Array, center: Array, n_good: Array, all_good: bool, out: Array) -> None:
-    for i in range(values.shape[0]):
-        row = values[i]
-        to = out[i]
-        for x in range(row.size):
-            to[x] = abs(row[x] - center[x])
-        if not all_good:
-            for x in range(row.size):
-                # A missing value is inf, or NaN where all are missing: it must sort last.
-                to[x] = to[x] if i < n_good[x] else np.inf
-
-
-@njit(nogil=True, cache=True)
+@kernel()
 def _load(stack: Array, scales: Array, start: int, values: Array, n_good: Array) -> bool:
     """Copy scaled values into a block, NaN as +inf; True when none is missing."""
     size = values.shape[1]
@@ -199,10 +277,46 @@ def _load(stack: Array, scales: Array, start: int, values: Array, n_good: Array)
     return bool(n_good.min() == values.shape[0])
 
 
-@njit(nogil=True, cache=True)
+@kernel()
+def _clip_limits(
+    center: Array,
+    mad: Array,
+    low_sigma: Any,
+    high_sigma: Any,
+    least_std: Any,
+    low: Array,
+    high: Array,
+) -> None:
+    """Least and largest value that is kept; always finite, so that +inf never is."""
+    to_std = center.dtype.type(MAD_TO_STD)
+    largest = np.finfo(center.dtype).max
+    for x in range(center.size):
+        std = max(to_std * mad[x], least_std)
+        lower = center[x] - low_sigma * std
+        upper = center[x] + high_sigma * std
+        # Asked so that NaN, an infinite threshold times a MAD of zero, rejects nothing.
+        low[x] = lower if lower > -largest else -largest
+        high[x] = upper if upper < largest else largest
+
+
+@kernel()
+def _add_kept(
+    row: Array, center: Array, low: Array, high: Array, total: Array, squares: Array, count: Array
+) -> None:
+    for x in range(row.size):
+        v = row[x]
+        keep = (v >= low[x]) & (v <= high[x])
+        c = center[x]
+        # Sums about the median: squares of small numbers lose no digits.
+        d = np.float64(v - c if keep else row.dtype.type(0))
+        total[x] += d
+        squares[x] += d * d
+        count[x] += row.dtype.type(keep)
+
+
+@kernel()
 def _average_kept(
     values: Array,
-    n_good: Array,
     center: Array,
     mad: Array,
     low_sigma: Any,
@@ -213,29 +327,18 @@ def _average_kept(
     n_used: Array,
 ) -> None:
     n, size = values.shape
+    low = np.empty(size, values.dtype)
+    high = np.empty(size, values.dtype)
+    count = np.zeros(size, values.dtype)
     total = np.zeros(size, np.float64)
     squares = np.zeros(size, np.float64)
-    n_used[:] = 0
-    to_std = values.dtype.type(MAD_TO_STD)
+    _clip_limits(center, mad, low_sigma, high_sigma, least_std, low, high)
     for i in range(n):
-        for x in range(size):
-            v = values[i, x]
-            std = max(to_std * mad[x], least_std)
-            # Asked so that NaN, an infinite threshold times a MAD of zero, rejects nothing.
-            rejected = (v < center[x] - low_sigma * std) | (v > center[x] + high_sigma * std)
-            keep = (i < n_good[x]) & (not rejected)
-            # Sums about the median: squares of small numbers lose no digits.
-            d = np.float64(v) - np.float64(center[x]) if keep else 0.0
-            total[x] += d
-            squares[x] += d * d
-            n_used[x] += 1 if keep else 0
+        _add_kept(values[i], center, low, high, total, squares, count)
     for x in range(size):
-        k = n_used[x]
-        if k == 0:
-            average[x] = np.nan
-            error[x] = np.nan
-            continue
+        k = np.float64(count[x])
         shift = total[x] / k
         average[x] = np.float64(center[x]) + shift
         scatter = max(squares[x] - k * shift * shift, 0.0)
-        error[x] = np.sqrt(scatter / (k - 1) / k) if k > 1 else np.nan
+        error[x] = np.sqrt(scatter / ((k - 1) * k))  # 0 / 0 is NaN where one or none is kept
+        n_used[x] = np.int32(count[x])

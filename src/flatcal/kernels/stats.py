@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from flatcal.kernels.compiled import kernel
 
 Array = NDArray[Any]
 
-# Pixels of the sample that brackets the median; its median is off by 0.4 % of the ranks (one
-# standard deviation), so that a bracket of 3 % to either side holds that of the image.
-_SAMPLE: Final = 1 << 14
-_BRACKET: Final = 0.03
+# Pixels of the sample that brackets the median, and half the width of the bracket in standard
+# deviations of a rank in that sample.
+_SAMPLE: Final = 1 << 18
+_BRACKET_STD: Final = 5
+# Pixels that are counted together; those in the bracket are picked out of such a run only if
+# there are any.
+_RUN: Final = 32
+
+_NO_FLAGS: Final = np.empty(0, np.uint8)
 
 
 def median_of_good(image: Array, bad: Array | None = None) -> float:
     """Median of the good, finite pixels of an image.
 
-    It is exact: a regular sample brackets the median, one pass counts what lies below the
-    bracket and collects what lies in it, and the median is found among those few. Only where
-    the sample deceived, so that the median lies outside, all pixels are sorted through.
+    It is exact: a sample brackets the median, one pass counts what lies below the bracket and
+    collects what lies in it, and the median is found among those few. Only where the sample
+    deceived, so that the median lies outside, all pixels are sorted through.
 
     Parameters
     ----------
@@ -37,54 +44,95 @@ def median_of_good(image: Array, bad: Array | None = None) -> float:
         two.
     """
     values = np.ascontiguousarray(image).ravel()
-    flags = np.zeros(0, np.uint8) if bad is None else np.ascontiguousarray(bad).view(np.uint8)
-    low, high = _bracket(values, flags.ravel())
-    # Room for twice what the bracket should hold: fresh memory costs more than the pass.
-    inside = np.empty(int(4 * _BRACKET * values.size) + 1, values.dtype)
-    n_below, n_inside, n_good = _collect(values, flags.ravel(), low, high, inside)
-    if n_good == 0:
-        return float("nan")
-    first, last = (n_good - 1) // 2 - n_below, n_good // 2 - n_below
-    if first < 0 or last >= n_inside or n_inside == inside.size - 1:
-        everything = values.dtype.type(np.inf)
-        inside = np.empty(values.size + 1, values.dtype)
-        _, n_inside, _ = _collect(values, flags.ravel(), -everything, everything, inside)
-        first, last = (n_good - 1) // 2, n_good // 2
-    middle = np.partition(inside[:n_inside], (first, last))[[first, last]]
-    return float(middle.astype(np.float64).mean())
+    flags = _NO_FLAGS if bad is None else np.ascontiguousarray(bad).view(np.uint8).ravel()
+    if values.size > 2 * _SAMPLE:
+        low, high, share = _bracket(values, flags, image.shape[-1])
+        # Twice the room that should be needed: fresh memory costs more than the pass.
+        inside = np.empty(int(2 * share * values.size) + 2 * _RUN, values.dtype)
+        n_below, n_inside, n_good = _collect(values, flags, low, high, inside)
+        first, last = (n_good - 1) // 2 - n_below, n_good // 2 - n_below
+        if first >= 0 and last < n_inside < inside.size:
+            return _middle(inside[:n_inside], first, last)
+    good = np.isfinite(values)
+    if flags.size:
+        good &= flags == 0
+    values = values[good]
+    if not values.size:
+        return math.nan
+    return _middle(values, (values.size - 1) // 2, values.size // 2)
 
 
-def _bracket(values: Array, flags: Array) -> tuple[Any, Any]:
-    """Two values between which the median should lie."""
-    step = max(1, values.size // _SAMPLE)
+def _middle(values: Array, first: int, last: int) -> float:
+    """Mean of the values of two ranks; the order of `values` is lost."""
+    values.partition((first, last))
+    return float(values[[first, last]].astype(np.float64).mean())
+
+
+def _bracket(values: Array, flags: Array, columns: int) -> tuple[Any, Any, float]:
+    """Two values between which the median should lie, and the share of pixels between them."""
+    step = values.size // _SAMPLE
+    while math.gcd(step, columns) > 1:  # or the sample would come from a few columns
+        step += 1
     sample = values[::step]
     good = np.isfinite(sample)
     if flags.size:
         good &= flags[::step] == 0
-    if not good.any():
-        return values.dtype.type(-np.inf), values.dtype.type(np.inf)
-    low, high = np.quantile(sample[good], (0.5 - _BRACKET, 0.5 + _BRACKET))
-    return values.dtype.type(low), values.dtype.type(high)
+    sample = sample[good]
+    n = sample.size
+    if n == 0:
+        limits = np.finfo(values.dtype)
+        return limits.min, limits.max, 0.5
+    to_side = int(_BRACKET_STD * math.sqrt(n) / 2) + 1
+    low, high = max(0, n // 2 - to_side), min(n - 1, n // 2 + to_side)
+    sample.partition((low, high))
+    return sample[low], sample[high], (high - low) / n
 
 
-@njit(nogil=True, cache=True)
+@kernel()
+def _count(run: Array, flags: Array, low: Any, high: Any) -> tuple[int, int, int]:
+    """Number of good values below the bracket, up to its end, and in all."""
+    # Of 32 bits as the values are: then the counts are vectorised along with the comparisons.
+    n_below = np.int32(0)
+    n_up_to = np.int32(0)
+    n_good = np.int32(0)
+    for x in range(run.size):
+        v = run[x]
+        good = abs(v) < np.inf  # false for NaN too
+        if flags.size:
+            good &= flags[x] == 0
+        n_good = np.int32(n_good + good)
+        n_below = np.int32(n_below + (good & (v < low)))
+        n_up_to = np.int32(n_up_to + (good & (v <= high)))
+    return n_below, n_up_to, n_good
+
+
+@kernel()
 def _collect(
     values: Array, flags: Array, low: Any, high: Any, inside: Array
 ) -> tuple[int, int, int]:
-    """Count good values below the bracket and in all, and collect those in it.
+    """Count good values below the bracket, in it and in all; collect those in it.
 
-    The last place of `inside` is written over when it is full; the count then says so.
+    What finds no room in `inside` is counted only; one place of it is always written over.
     """
-    last = inside.size - 1
     n_below = 0
     n_inside = 0
     n_good = 0
-    for i in range(values.size):
-        v = values[i]
-        good = np.isfinite(v) and (flags.size == 0 or flags[i] == 0)
+    for start in range(0, values.size, _RUN):
+        run = values[start : start + _RUN]
+        run_flags = flags[start : start + _RUN]
+        below, up_to, good = _count(run, run_flags, low, high)
+        within = up_to - below
+        n_below += below
         n_good += good
-        n_below += good & (v < low)
-        # Written always, counted when it belongs: no branch that depends on the value.
-        inside[n_inside] = v
-        n_inside += (n_inside < last) & good & (v >= low) & (v <= high)
+        if within and n_inside + within < inside.size:
+            place = n_inside
+            for x in range(run.size):
+                v = run[x]
+                take = (v >= low) & (v <= high)
+                if run_flags.size:
+                    take &= run_flags[x] == 0
+                # Written always, counted when it belongs: no branch that depends on the value.
+                inside[place] = v
+                place += take
+        n_inside += within
     return n_below, n_inside, n_good
