@@ -131,8 +131,15 @@ def run(
         int | None, typer.Option("--jobs", "-j", min=1, help="Threads; all cores by default.")
     ] = None,
     memory: Annotated[
-        str, typer.Option("--memory", metavar="SIZE", help="For row bands in work, as 512MiB.")
+        str, typer.Option("--memory", metavar="SIZE", help="Limit of all arrays, as 512MiB.")
     ] = "2GiB",
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="float32 (the default) or float64.")
+    ] = None,
+    no_write_flats: Annotated[
+        bool,
+        typer.Option("--no-write-flats", help="Master flats straight from the raw flats."),
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that flatcal did not write.")
     ] = False,
@@ -143,7 +150,7 @@ def run(
     from flatcal.report.terminal import print_result, progress_bar  # noqa: PLC0415
 
     memory_bytes = parse_size(memory)
-    made = _plan(raw, config, kind)
+    made = _plan(raw, config, kind, dtype=dtype, flats=False if no_write_flats else None)
     try:
         with progress_bar() as progress:
             result = run_plan(
@@ -220,20 +227,21 @@ def config_init(
     typer.echo(f"wrote {output}")
 
 
-def _config(path: Path | None, kinds: list[str] | None) -> Config:
+def _config(path: Path | None, kinds: list[str] | None, **output: object) -> Config:
+    """The configuration, with what the command line says over it."""
     from flatcal.recipe import Config, load_config  # noqa: PLC0415
 
     config = Config() if path is None else load_config(path)
-    return config.with_kinds(kinds or ())
+    return config.with_kinds(kinds or ()).with_output(**output)
 
 
-def _plan(raw: Path, config: Path | None, kinds: list[str] | None) -> Plan:
+def _plan(raw: Path, config: Path | None, kinds: list[str] | None, **output: object) -> Plan:
     """The plan; a --kind that fits no file is a mistake of the one who typed it."""
     from flatcal.camera import matches_file  # noqa: PLC0415
     from flatcal.errors import ConfigError  # noqa: PLC0415
     from flatcal.planning import build_plan  # noqa: PLC0415
 
-    made = build_plan(raw, _config(config, kinds))
+    made = build_plan(raw, _config(config, kinds, **output))
     for rule in kinds or ():
         pattern = rule.partition("=")[2]
         if not any(matches_file(pattern, frame.file) for frame in made.frames):

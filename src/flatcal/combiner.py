@@ -22,6 +22,8 @@ from flatcal.stack import require_alike, unknown_keyword
 Array = NDArray[Any]
 Function = Callable[..., Any]
 
+_NO_FLAGS: Final = np.empty((0, 0), np.uint8)
+
 
 def sigma_func(arr: Any, axis: Any = None, ignore_nan: bool = False) -> Any:
     """Standard deviation of a normal distribution with the same median absolute deviation.
@@ -107,8 +109,8 @@ def average_stack(
     average, error, n_used = _outputs(stack)
     kind = stack.dtype.type
     combine_clipped(
-        stack.reshape(stack.shape[0], -1), scales.astype(kind), kind(low), kind(high), kind(0),
-        average, error, n_used,
+        stack.reshape(stack.shape[0], -1), _NO_FLAGS, scales.astype(kind),
+        kind(low), kind(high), kind(0), average, error, n_used,
     )  # fmt: skip
     # The kernel divides by n - 1, and knows no scatter of one value.
     error *= np.sqrt((np.maximum(n_used, 1) - 1) / np.maximum(n_used, 1), dtype=kind)
@@ -121,8 +123,9 @@ def median_stack(stack: Array, scales: Array) -> tuple[Array, Array, Array]:
     """Median of a stack; see `average_stack`. The uncertainty is 1.4826 MAD over sqrt(n)."""
     median, error, n_used = _outputs(stack)
     combine_median(
-        stack.reshape(stack.shape[0], -1), scales.astype(stack.dtype), median, error, n_used
-    )
+        stack.reshape(stack.shape[0], -1), _NO_FLAGS, scales.astype(stack.dtype),
+        median, error, n_used,
+    )  # fmt: skip
     shape = stack.shape[1:]
     return median.reshape(shape), error.reshape(shape), n_used.reshape(shape)
 

@@ -61,6 +61,10 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "The header names no filter, so the frame is matched with other frames without one. "
             "Name the keyword in camera.filter_keyword."
         ),
+        "memory-limit": (
+            "The masters and results that must be in memory at the same time are larger than "
+            "--memory allows. flatcal plan says how much a run needs at the least."
+        ),
         "resources": (
             "The system refused memory or open files. Raise the limit (ulimit -n for files), or "
             "run with fewer threads."

@@ -1,18 +1,18 @@
 """Pixels in and out: raw frames read without a copy, outputs written whole or not at all.
 
-astropy says where the pixels are; only those of plain unsigned 16-bit images go past it, as a
-read-only memory map. Raw files are opened for reading alone.
+astropy says where the pixels are and makes the headers; only pixels go past it. Raw files are
+opened for reading alone.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import mmap
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from io import RawIOBase
 from pathlib import Path
 from threading import Lock, RLock
 from types import TracebackType
@@ -24,15 +24,22 @@ from numpy.typing import NDArray
 
 from flatcal.errors import BrokenFileError, OutputError
 from flatcal.frame import Storage
-from flatcal.kernels.arithmetic import decode_uint16
 
 Array = NDArray[Any]
+
+FITS_BLOCK = 2880
+
+# Bytes that are swapped and written at once.
+_SWAPPED_BYTES = 1 << 19
 
 _WARNINGS_LOCK = RLock()
 
 
 class RawFrame:
     """The pixels of one raw file, open for reading.
+
+    Rows are read where they are needed, never mapped: of a file that shrinks or a disk that
+    fails while it is read comes an error that names the file, not the end of the process.
 
     Parameters
     ----------
@@ -55,22 +62,18 @@ class RawFrame:
         self.shape = shape
         self._lock = Lock()
         self._hdus: fits.HDUList | None = None
-        with naming(path), path.open("rb") as file:
-            status = os.fstat(file.fileno())
-            if (status.st_size, status.st_mtime_ns) != (storage.size_bytes, storage.mtime_ns):
-                raise BrokenFileError(
-                    "file-changed",
-                    f"{path} had {storage.size_bytes} bytes when planned and has "
-                    f"{status.st_size} now, or was touched since; plan again",
-                    path,
-                )
-            self.stamp = (status.st_size, status.st_mtime_ns)
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._pixels: Array | None = None
-        if storage.plain_uint16:
-            count = shape[0] * shape[1]
-            flat = np.frombuffer(self._map, "<u2", count, storage.data_offset)
-            self._pixels = flat.reshape(shape)
+        with naming(path):
+            self._file = path.open("rb", buffering=0)
+        status = os.fstat(self._file.fileno())
+        self.stamp = (status.st_size, status.st_mtime_ns)
+        if self.stamp != (storage.size_bytes, storage.mtime_ns):
+            self._file.close()
+            raise BrokenFileError(
+                "file-changed",
+                f"{path} had {storage.size_bytes} bytes when planned and has "
+                f"{status.st_size} now, or was touched since; plan again",
+                path,
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -81,20 +84,46 @@ class RawFrame:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._pixels = None
-        # Interrupted, a thread may still read a band: then the map goes with its last view.
-        with suppress(BufferError):
-            self._map.close()
+        self._file.close()
         if self._hdus is not None:
             self._hdus.close()
 
     def sha256(self) -> str:
         """SHA-256 of the file."""
-        return hashlib.sha256(self._map).hexdigest()
+        with naming(self.path):
+            self._file.seek(0)
+            return hashlib.file_digest(self._file, "sha256").hexdigest()
 
-    def bytes_of(self, rows: slice, columns: slice) -> Array | None:
-        """Pixels as the file holds them, for `kernels.arithmetic`; None if it cannot be so."""
-        return None if self._pixels is None else self._pixels[rows, columns]
+    @property
+    def is_plain(self) -> bool:
+        """Whether the kernels can decode what `stored_rows` gives."""
+        return self.storage.plain_uint16
+
+    def stored_rows(self, rows: slice) -> Array:
+        """Rows as the file holds them: the bytes of a plain image, viewed as uint16.
+
+        Parameters
+        ----------
+        rows : slice
+            With explicit ends.
+
+        Raises
+        ------
+        BrokenFileError
+            When the file ends before them or cannot be read.
+        """
+        pixels = np.empty((rows.stop - rows.start, self.shape[1]), "<u2")
+        offset = self.storage.data_offset + rows.start * self.shape[1] * pixels.itemsize
+        with naming(self.path):
+            n_read = os.preadv(self._file.fileno(), [pixels.data], offset)
+        if n_read != pixels.nbytes:
+            raise BrokenFileError(
+                "file-broken",
+                f"{self.path} ends at byte {offset + n_read}, "
+                f"{pixels.nbytes - n_read} bytes too early; copy the file again",
+                self.path,
+            )
+        return pixels
 
     def values(self, rows: slice, columns: slice, dtype: Any) -> Array:
         """Pixel values of a region, scaled by BZERO and BSCALE, in native byte order.
@@ -111,10 +140,8 @@ class RawFrame:
         BrokenFileError
             When the data cannot be decoded.
         """
-        if self._pixels is not None:
-            decoded = np.empty(self._pixels[rows, columns].shape, dtype)
-            decode_uint16(self._pixels[rows, columns], decoded)
-            return decoded
+        if self.is_plain:
+            return decode(self.stored_rows(rows)[:, columns], dtype)
         # astropy's lazy HDUs are not meant for several threads at once.
         with self._lock, naming(self.path):
             if self._hdus is None:
@@ -123,6 +150,12 @@ class RawFrame:
             # Whole rows: astropy reads a section with fewer columns row by row.
             band = self._hdus[self.storage.hdu].section[rows, :]
         return np.ascontiguousarray(band[:, columns], dtype=dtype)
+
+
+def decode(stored: Array, dtype: Any) -> Array:
+    """Values of stored pixels (see `RawFrame.stored_rows`): big-endian, BZERO 32768."""
+    values: Array = (stored.byteswap() ^ np.uint16(0x8000)).astype(dtype)
+    return values
 
 
 @contextmanager
@@ -153,18 +186,12 @@ def naming(path: Path) -> Iterator[None]:
         raise BrokenFileError("file-broken", f"{path} cannot be read: {error}", path) from error
 
 
-def to_big_endian(image: Array) -> Array:
-    """The same values in the byte order of FITS, swapped in place: `image` is used up."""
-    swapped = image.byteswap(inplace=True)
-    return swapped.view(image.dtype.newbyteorder(">"))
-
-
 def write_image(
     path: Path, header: fits.Header, data: Array, std: Array | None, flags: Array | None
 ) -> None:
     """Write an output: a primary image with UNCERT and MASK extensions as CCDData reads them.
 
-    The file appears under its name only when it is whole. The arrays are used up.
+    The file appears under its name only when it is whole.
 
     Parameters
     ----------
@@ -179,16 +206,37 @@ def write_image(
     flags : ndarray of uint8 or None
         Bits of `flatcal.flags.Flag`; not zero is bad.
     """
-    hdus = fits.HDUList([fits.PrimaryHDU(to_big_endian(data), header)])
+    hdus = [fits.PrimaryHDU(data, header)]
     if std is not None:
-        uncertainty = fits.ImageHDU(to_big_endian(std), name="UNCERT")
-        uncertainty.header["UTYPE"] = ("StdDevUncertainty", "standard deviation per pixel")
-        uncertainty.header["BUNIT"] = header["BUNIT"]
-        hdus.append(uncertainty)
+        hdus.append(fits.ImageHDU(std, name="UNCERT"))
+        hdus[-1].header["UTYPE"] = ("StdDevUncertainty", "standard deviation per pixel")
+        hdus[-1].header["BUNIT"] = header["BUNIT"]
     if flags is not None:
         hdus.append(fits.ImageHDU(flags, name="MASK"))
-    with replacing(path) as part:
-        hdus.writeto(part)
+    if len(hdus) > 1:
+        hdus[0].header.set("EXTEND", True, after="NAXIS2")
+    with replacing(path) as part, part.open("wb", buffering=0) as file:
+        for hdu in hdus:
+            write_whole(file, memoryview(hdu.header.tostring().encode("ascii")))
+            _write_pixels(file, hdu.data)
+
+
+def _write_pixels(file: RawIOBase, image: Array) -> None:
+    """Pixels in the byte order of FITS, padded to whole blocks.
+
+    They are swapped a few rows at a time: those are still in a near cache when they are written.
+    """
+    rows = max(1, _SWAPPED_BYTES // image[0].nbytes)
+    big_endian = image.dtype.newbyteorder(">")
+    for start in range(0, len(image), rows):
+        write_whole(file, image[start : start + rows].astype(big_endian).data.cast("B"))
+    write_whole(file, memoryview(bytes(-image.nbytes % FITS_BLOCK)))
+
+
+def write_whole(file: RawIOBase, content: memoryview) -> None:
+    """Write all of it: on a disk that is nearly full the system may take a part only."""
+    while content:
+        content = content[file.write(content) :]
 
 
 @contextmanager

@@ -65,7 +65,8 @@ class FramePlan(Strict):
     kind_reason : str
         What told the kind.
     action : str
-        'combine' for a bias or dark, 'calibrate' for a flat or science frame, 'refuse'.
+        'combine' for a bias or dark, and for a flat that is not written by itself; 'calibrate'
+        for a flat or science frame; 'refuse'.
     exposure_time_s, filter, object, date
         As in the header.
     steps : tuple of Step

@@ -244,9 +244,11 @@ class _Planner:
                 return self._refuse_without_flat(frame)
             else:
                 caveats += (Caveat("no-flat", "calibrated without a flat, as asked"),)
+        written = frame.kind is Kind.SCIENCE or self.config.output.flats
         return _frame_plan(
-            frame, "calibrate", steps=steps, output=output, part_of=part_of,
-            caveats=caveats, reason="; ".join(step.reason for step in steps[-2:]),
+            frame, "calibrate" if written else "combine", steps=steps,
+            output=output if written else None, part_of=part_of, caveats=caveats,
+            reason="; ".join(step.reason for step in steps[-2:]),
         )  # fmt: skip
 
     def _few_frames(self, frame: Frame, groups: Sequence[Group]) -> tuple[Caveat, ...]:

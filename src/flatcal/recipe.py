@@ -65,6 +65,28 @@ class ScienceSettings(Strict):
     flat_required: Switch = True
 
 
+class OutputSettings(Strict):
+    """What is written.
+
+    Attributes
+    ----------
+    dtype : 'float32' or 'float64'
+        Type of the calculation and of the pixels written.
+    uncertainty : bool
+        Whether outputs get an UNCERT plane.
+    mask : bool
+        Whether calibrated frames get a MASK plane; masters always have theirs.
+    flats : bool
+        Whether the calibrated flats are written; without them the master flats are made
+        straight from the raw ones.
+    """
+
+    dtype: Literal["float32", "float64"] = "float32"
+    uncertainty: Switch = True
+    mask: Switch = True
+    flats: Switch = True
+
+
 class Config(Strict):
     """The whole configuration; every setting has a default."""
 
@@ -73,6 +95,7 @@ class Config(Strict):
     dark: DarkSettings = DarkSettings()
     combine: CombineSettings = CombineSettings()
     science: ScienceSettings = ScienceSettings()
+    output: OutputSettings = OutputSettings()
 
     def with_kinds(self, rules: Iterable[str]) -> Config:
         """The configuration with rules of the form ``kind=glob`` tried first.
@@ -84,6 +107,22 @@ class Config(Strict):
         """
         first = tuple(_parse_kind_rule(rule) for rule in rules)
         return self.model_copy(update={"kinds": first + self.kinds})
+
+    def with_output(self, **changes: Any) -> Config:
+        """The configuration with other settings of `output`; None leaves one as it is.
+
+        Raises
+        ------
+        ConfigError
+            When a value is not allowed.
+        """
+        given = {name: value for name, value in changes.items() if value is not None}
+        try:
+            output = OutputSettings.model_validate(self.output.model_dump() | given)
+        except ValidationError as error:
+            mistakes = [_describe({**d, "loc": ("output", *d["loc"])}) for d in error.errors()]
+            raise ConfigError("bad-config", "\n".join(mistakes)) from error
+        return self.model_copy(update={"output": output})
 
 
 def _parse_kind_rule(text: str) -> KindRule:

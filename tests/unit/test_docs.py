@@ -36,6 +36,7 @@ TABLES: dict[str, type[Strict]] = {
     "[dark]": recipe.DarkSettings,
     "[combine]": recipe.CombineSettings,
     "[science]": recipe.ScienceSettings,
+    "[output]": recipe.OutputSettings,
     "Profile files": CameraProfile,
 }
 

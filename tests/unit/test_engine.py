@@ -20,6 +20,7 @@ from astropy.nddata import CCDData, StdDevUncertainty
 from flatcal.engine.run import run_plan
 from flatcal.errors import OutputError
 from flatcal.planning import build_plan
+from flatcal.projection import project_memory
 from flatcal.recipe import load_config, parse_config
 from flatcal.records import RunRecord
 
@@ -358,7 +359,8 @@ def test_results_are_the_same_bytes_with_any_threads_and_memory(reduced, tmp_pat
     night, result, _, _ = reduced["lfc"]
     expected = fits_bytes(result.out)
     plan = build_plan(night.raw, load_config(night.config))
-    for name, options in {"one": {"jobs": 1}, "few": {"jobs": 3, "memory_bytes": 200_000}}.items():
+    least = project_memory(plan).least_bytes
+    for name, options in {"one": {"jobs": 1}, "few": {"jobs": 3, "memory_bytes": least}}.items():
         run_plan(plan, tmp_path / name, **options)
         assert fits_bytes(tmp_path / name) == expected
 
@@ -436,7 +438,7 @@ def test_a_second_run_with_other_threads_and_memory_touches_nothing(night, tmp_p
     out = tmp_path / "out"
     run(night, out)
     before = states(out)
-    run(night, out, jobs=1, memory_bytes=1)
+    run(night, out, jobs=1, memory_bytes=2**20)
     assert states(out) == before
 
 

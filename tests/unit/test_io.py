@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from flatcal import io
 from flatcal.camera import CameraSettings
 from flatcal.errors import BrokenFileError, OutputError
 from flatcal.facts import read_frame
@@ -107,11 +108,11 @@ def test_an_image_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monk
     path.write_text("old")
     data, std, flags = planes()
 
-    def write_half(hdus, file, *args, **kwargs):
-        Path(file).write_bytes(b"SIMPLE  =")
+    def write_half(file, content):
+        file.write(content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(fits.HDUList, "writeto", write_half)
+    monkeypatch.setattr(io, "write_whole", write_half)
     with pytest.raises(OutputError, match="cannot be written: No space left"):
         write_image(path, fits.Header({"BUNIT": "adu"}), data, std, flags)
     assert path.read_text() == "old"
@@ -191,7 +192,7 @@ WRITERS = {
     "fz": write_fz,
     "gz": write_gz,
 }
-MAPPED = {"plain", "extension"}
+PLAIN = {"plain", "extension"}
 REGIONS = [(slice(0, ROWS), slice(0, COLUMNS)), (slice(2, 7), slice(3, 11)), (slice(8, 9),) * 2]
 
 
@@ -220,18 +221,14 @@ def test_values_are_those_of_astropy(tmp_path, name, dtype):
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_bytes_are_those_of_the_file(tmp_path, name):
+def test_stored_rows_are_those_of_the_file(tmp_path, name):
     path = WRITERS[name](tmp_path)
     with open_raw(path) as raw:
-        for rows, columns in REGIONS:
-            stored = raw.bytes_of(rows, columns)
-            if name not in MAPPED:
-                assert stored is None
-                continue
-            assert not stored.flags.writeable
+        assert raw.is_plain == (name in PLAIN)
+        for rows, _ in REGIONS if raw.is_plain else []:
             # Big-endian, with BZERO 32768 taken off.
-            values = np.ascontiguousarray(stored).view(">i2").astype(int) + 32768
-            np.testing.assert_array_equal(values, astropy_pixels(path)[rows, columns])
+            values = raw.stored_rows(rows).view(">i2").astype(int) + 32768
+            np.testing.assert_array_equal(values, astropy_pixels(path)[rows])
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -288,6 +285,14 @@ def test_a_file_that_has_changed_is_not_read(tmp_path, change):
     assert caught.value.slug == "file-changed"
     assert caught.value.path == path
     assert str(path) in caught.value.text
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path):
+    path = WRITERS["plain"](tmp_path)
+    with open_raw(path) as raw:
+        os.truncate(path, raw.storage.data_offset + 5)
+        with pytest.raises(BrokenFileError, match=f"{path} ends at byte .*copy the file again"):
+            raw.stored_rows(slice(0, ROWS))
 
 
 def test_a_file_that_has_gone_is_named(tmp_path):

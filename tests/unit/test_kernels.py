@@ -19,6 +19,8 @@ from flatcal.kernels.combine import (
 )
 from flatcal.kernels.stats import median_of_good
 
+NO_FLAGS = np.empty((0, 0), np.uint8)
+
 few = settings(deadline=None, max_examples=60, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
 float_types = st.sampled_from([np.float32, np.float64])
@@ -72,7 +74,9 @@ def test_combine_clipped(seed, n_frames, n_pixels, dtype, tied, missing, low, hi
     scales = np.linspace(0.5, 2, n_frames).astype(dtype) if scaled else np.ones(n_frames, dtype)
     average, error = np.empty(n_pixels, dtype), np.empty(n_pixels, dtype)
     n_used = np.empty(n_pixels, np.int32)
-    combine_clipped(stack, scales, dtype(low), dtype(high), dtype(least), average, error, n_used)
+    combine_clipped(
+        stack, NO_FLAGS, scales, dtype(low), dtype(high), dtype(least), average, error, n_used
+    )
     expected = [clipped_reference(column, low, high, least) for column in (stack.T * scales)]
     np.testing.assert_array_equal(n_used, [count for _, _, count in expected])
     tolerance = {"rtol": 1e-6 if dtype is np.float32 else 1e-12}
@@ -90,7 +94,7 @@ def test_combine_median(seed, n_frames, n_pixels, dtype, tied, missing):
     stack = random_stack(seed, n_frames, n_pixels, dtype, tied, missing)
     median, error = np.empty(n_pixels, dtype), np.empty(n_pixels, dtype)
     n_used = np.empty(n_pixels, np.int32)
-    combine_median(stack, np.ones(n_frames, dtype), median, error, n_used)
+    combine_median(stack, NO_FLAGS, np.ones(n_frames, dtype), median, error, n_used)
     for column, m, e, n in zip(stack.T, median, error, n_used, strict=True):
         good = column[np.isfinite(column)]
         assert n == good.size
@@ -109,8 +113,9 @@ def test_stacks_longer_than_a_block():
     n_used = np.empty(stack.shape[1], np.int32)
     infinite = np.float32(np.inf)
     combine_clipped(
-        stack, np.ones(7, "f4"), infinite, infinite, np.float32(0), average, error, n_used
-    )
+        stack, NO_FLAGS, np.ones(7, "f4"), infinite, infinite, np.float32(0),
+        average, error, n_used,
+    )  # fmt: skip
     good = np.isfinite(stack)
     expected = np.where(good, stack, 0).sum(axis=0, dtype="f8") / np.maximum(good.sum(axis=0), 1)
     np.testing.assert_allclose(average[n_used > 0], expected[n_used > 0], rtol=1e-6)
@@ -138,7 +143,10 @@ def test_decode(seed, dtype):
     values = np.random.default_rng(seed).integers(0, 65536, (3, 7)).astype(np.uint16)
     values.flat[:4] = 0, 32767, 32768, 65535
     out = np.empty(values.shape, dtype)
-    arithmetic.decode_uint16(as_in_a_file(values), out)
+    none, no_level = np.empty((0, 0), dtype), np.empty(0, dtype)
+    arithmetic.calibrate_uint16(
+        as_in_a_file(values), no_level, none, none, dtype(1), none, dtype(np.inf), out, NO_FLAGS
+    )
     np.testing.assert_array_equal(out, values)
 
 

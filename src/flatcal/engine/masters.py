@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,17 @@ from numpy.typing import NDArray
 from flatcal.engine.noise import read_variance_adu2
 from flatcal.flags import Flag
 from flatcal.frame import Detector
-from flatcal.io import RawFrame
+from flatcal.io import RawFrame, decode, naming
 from flatcal.kernels import arithmetic
 from flatcal.plan import Step
 from flatcal.section import Section, parse_section
 
 Array = NDArray[Any]
 
-_NO_IMAGE = np.empty((0, 0), np.float32)
-_NO_LEVEL = np.empty(0, np.float32)
+_NO_FLAGS = np.empty((0, 0), np.uint8)
+
+# Raw bytes that are read and calibrated at once, while they are in a near cache.
+_READ_BYTES = 1 << 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +33,9 @@ class Master:
 
     Attributes
     ----------
-    data : ndarray of float32, shape (rows, columns)
+    data : ndarray of float32 or float64, shape (rows, columns)
         Values.
-    std : ndarray of float32, same shape, or size 0
+    std : ndarray, same shape and type, or size 0
         Standard deviation, if it is known.
     flags : ndarray of uint8, same shape, or size 0
         Flags; size 0 when every pixel is good.
@@ -47,23 +49,25 @@ class Master:
     lost_bias: str
 
 
-def load_master(path: Path, lost_bias: str) -> Master:
+def load_master(path: Path, lost_bias: str, dtype: Any) -> Master:
     """Read a master that an earlier run has written."""
-    with fits.open(path, memmap=False) as hdus:
-        data = np.ascontiguousarray(hdus[0].data, np.float32)
-        names = {hdu.name for hdu in hdus}
-        std = np.ascontiguousarray(hdus["UNCERT"].data, np.float32) if "UNCERT" in names else None
-        flags = np.ascontiguousarray(hdus["MASK"].data, np.uint8) if "MASK" in names else None
-    return make_master(data, std, flags, lost_bias)
+    with naming(path), fits.open(path, memmap=False) as hdus:
+        planes = {hdu.name: hdu.data for hdu in hdus}
+    std = planes.get("UNCERT")
+    return make_master(
+        np.ascontiguousarray(planes["PRIMARY"], dtype),
+        None if std is None else np.ascontiguousarray(std, dtype),
+        np.ascontiguousarray(planes["MASK"], np.uint8),
+        lost_bias,
+    )
 
 
-def make_master(data: Array, std: Array | None, flags: Array | None, lost_bias: str) -> Master:
+def make_master(data: Array, std: Array | None, flags: Array, lost_bias: str) -> Master:
     """A `Master` of planes, of which an empty one is left out."""
-    some = flags is not None and flags.any()
     return Master(
         data,
-        _NO_IMAGE if std is None else std,
-        flags if some and flags is not None else np.empty((0, 0), np.uint8),
+        np.empty((0, 0), data.dtype) if std is None else std,
+        flags if flags.any() else _NO_FLAGS,
         lost_bias,
     )
 
@@ -84,8 +88,10 @@ class Preparation:
         What is subtracted and divided by.
     bias_name : str
         Name of the bias; empty for none.
-    dark_scale : float32
+    dark_scale : scalar of `dtype`
         Factor of the dark.
+    dtype : dtype
+        Of the calculation.
     """
 
     section: Section
@@ -96,6 +102,7 @@ class Preparation:
     dark: Master | None
     dark_scale: Any
     flat: Master | None
+    dtype: np.dtype[Any]
 
     @property
     def bias_factor(self) -> float:
@@ -115,7 +122,10 @@ class Preparation:
 
 
 def prepare(
-    steps: Sequence[Step], shape: tuple[int, int], master: Callable[[str], Master]
+    steps: Sequence[Step],
+    shape: tuple[int, int],
+    master: Callable[[str], Master],
+    dtype: np.dtype[Any],
 ) -> Preparation:
     """Turn the steps of a plan into arrays.
 
@@ -127,6 +137,8 @@ def prepare(
         Rows and columns of the raw image.
     master : callable
         Gives a master by its name.
+    dtype : dtype
+        Of the calculation.
     """
     by_name = {step.name: step for step in steps}
 
@@ -147,8 +159,9 @@ def prepare(
         bias=master_of("subtract_bias"),
         bias_name=bias.master or "" if (bias := by_name.get("subtract_bias")) else "",
         dark=master_of("subtract_dark"),
-        dark_scale=np.float32(dark.scale if dark else 1.0),
+        dark_scale=dtype.type(dark.scale if dark else 1.0),
         flat=master_of("flat_correct"),
+        dtype=dtype,
     )
 
 
@@ -170,14 +183,13 @@ class CalibratedFrame:
     ) -> None:
         self.raw = raw
         self.preparation = preparation
-        self.saturation = np.float32(np.inf if saturation_adu is None else saturation_adu)
-        self.level = _NO_LEVEL if preparation.overscan is None else self._overscan_level()
+        kind = preparation.dtype.type
+        self.saturation = kind(np.inf if saturation_adu is None else saturation_adu)
 
-    def _overscan_level(self) -> Array:
-        p = self.preparation
-        assert p.overscan is not None
-        pixels = self.raw.values(p.section[0], p.overscan[1], np.float64)
-        return np.asarray(p.statistic(pixels, axis=1), np.float32)
+    def _bands(self, rows: slice) -> Iterator[slice]:
+        step = max(1, _READ_BYTES // (2 * self.raw.shape[1]))
+        for start in range(rows.start, rows.stop, step):
+            yield slice(start, min(start + step, rows.stop))
 
     def read(self, start: int, stop: int, out: Array, flags: Array) -> None:
         """Calibrated values and flags of some rows.
@@ -186,26 +198,32 @@ class CalibratedFrame:
         ----------
         start, stop : int
             Rows of the image that is kept.
-        out : ndarray of float32, shape (stop - start, columns)
+        out : ndarray, shape (stop - start, columns)
             Receives the values.
         flags : ndarray of uint8, same shape
             Receives the flags.
         """
+        for band in self._bands(slice(start, stop)):
+            place = slice(band.start - start, band.stop - start)
+            self._read_band(band, out[place], flags[place])
+
+    def _read_band(self, band: slice, out: Array, flags: Array) -> None:
         p = self.preparation
-        band = slice(start, stop)
-        rows = slice(p.section[0].start + start, p.section[0].start + stop)
+        first = p.section[0].start
+        rows = slice(first + band.start, first + band.stop)
+        stored = self.raw.stored_rows(rows) if self.raw.is_plain else None
         steps = (
-            self.level[band],
-            _band(p.bias, band),
-            _band(p.dark, band),
+            self._level(rows, stored),
+            _band(p.bias, band, p.dtype),
+            _band(p.dark, band, p.dtype),
             p.dark_scale,
-            _band(p.flat, band),
+            _band(p.flat, band, p.dtype),
         )
-        raw = self.raw.bytes_of(rows, p.section[1])
-        if raw is not None:
+        if stored is not None:
+            raw = stored[:, p.section[1]]
             arithmetic.calibrate_uint16(raw, *steps, self.saturation, out, flags)
         else:
-            out[:] = self.raw.values(rows, p.section[1], np.float32)
+            out[:] = self.raw.values(rows, p.section[1], p.dtype)
             arithmetic.flag_image(out, self.saturation, steps[-1], flags)
             arithmetic.calibrate(out, *steps)
         for master, flag in (
@@ -215,6 +233,18 @@ class CalibratedFrame:
         ):
             if master is not None and master.flags.size:
                 flags[master.flags[band] != 0] |= np.uint8(flag)
+
+    def _level(self, rows: slice, stored: Array | None) -> Array:
+        """Overscan level of some rows, of which the stored ones may be at hand."""
+        p = self.preparation
+        if p.overscan is None:
+            return np.empty(0, p.dtype)
+        columns = p.overscan[1]
+        if stored is None:
+            pixels = self.raw.values(rows, columns, np.float64)
+        else:
+            pixels = decode(stored[:, columns], np.float64)
+        return np.asarray(p.statistic(pixels, axis=1), p.dtype)
 
     def level_variance(self, detector: Detector) -> float:
         """Variance in ADU squared of the overscan level of a row; 0 without an overscan.
@@ -233,7 +263,7 @@ class CalibratedFrame:
 
         Parameters
         ----------
-        calibrated : ndarray of float32
+        calibrated : ndarray
             All rows, as `read` gives them.
         detector : Detector
             The result is None where its gain or read noise is not known.
@@ -241,31 +271,24 @@ class CalibratedFrame:
         if not detector.noise_known:
             return None
         p = self.preparation
+        kind, none = p.dtype.type, np.empty((0, 0), p.dtype)
         out = np.empty_like(calibrated)
         arithmetic.propagate(
             calibrated,
-            np.float32(read_variance_adu2(detector) + self.level_variance(detector)),
-            np.float32(detector.gain_electron_per_adu),
-            _std(p.bias),
-            np.float32(p.bias_factor),
-            _data(p.dark),
-            _std(p.dark),
+            kind(read_variance_adu2(detector) + self.level_variance(detector)),
+            kind(detector.gain_electron_per_adu),
+            none if p.bias is None else p.bias.std,
+            kind(p.bias_factor),
+            none if p.dark is None else p.dark.data,
+            none if p.dark is None else p.dark.std,
             p.dark_scale,
             p.dark is not None and not p.dark.lost_bias,
-            _data(p.flat),
-            _std(p.flat),
+            none if p.flat is None else p.flat.data,
+            none if p.flat is None else p.flat.std,
             out,
         )
         return out
 
 
-def _data(master: Master | None) -> Array:
-    return _NO_IMAGE if master is None else master.data
-
-
-def _std(master: Master | None) -> Array:
-    return _NO_IMAGE if master is None else master.std
-
-
-def _band(master: Master | None, band: slice) -> Array:
-    return _NO_IMAGE if master is None else master.data[band]
+def _band(master: Master | None, band: slice, dtype: np.dtype[Any]) -> Array:
+    return np.empty((0, 0), dtype) if master is None else master.data[band]

@@ -7,6 +7,7 @@ the variance of a frame, by its photons and its read noise, over the number of f
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,40 +17,35 @@ from flatcal.frame import Detector
 
 Array = NDArray[Any]
 
+# Rounding to whole ADU alone scatters by this much.
+ROUNDING_STD_ADU = 12**-0.5
 
-def gain_of(detector: Detector) -> float:
-    """Gain in electron per ADU of a detector whose noise is known."""
-    assert detector.gain_electron_per_adu is not None
-    return detector.gain_electron_per_adu
+
+@dataclass(frozen=True, slots=True)
+class Variance:
+    """Variance of a value v of one frame: ``photon * v + read``."""
+
+    photon: float
+    read: float
 
 
 def read_variance_adu2(detector: Detector) -> float:
     """Square of the read noise in ADU of a detector whose noise is known."""
     assert detector.read_noise_electron is not None
-    read_noise_adu = detector.read_noise_electron / gain_of(detector)
+    read_noise_adu = detector.read_noise_electron / _gain(detector)
     return read_noise_adu * read_noise_adu
 
 
-# Rounding to whole ADU alone scatters by this much.
-ROUNDING_STD_ADU = 12**-0.5
+def _gain(detector: Detector) -> float:
+    assert detector.gain_electron_per_adu is not None
+    return detector.gain_electron_per_adu
 
 
-def frame_noise(detector: Detector) -> float:
-    """Noise in ADU that every pixel of a raw frame has at the least."""
-    return read_variance_adu2(detector) ** 0.5 if detector.noise_known else ROUNDING_STD_ADU
-
-
-def stack_std(
-    data: Array, n_used: Array, detector: Detector, *, shot: bool, level_variance: float
-) -> Array:
-    """Standard deviation of an average of bias or dark frames.
+def frame_variance(detector: Detector, *, shot: bool, level_variance: float) -> Variance:
+    """Variance of a bias or dark frame in ADU squared.
 
     Parameters
     ----------
-    data : ndarray of float32
-        The average in ADU.
-    n_used : ndarray of int
-        Frames kept in each pixel.
     detector : Detector
         With known gain and read noise.
     shot : bool
@@ -58,37 +54,32 @@ def stack_std(
     level_variance : float
         Variance in ADU squared that the overscan level adds to each frame.
     """
-    gain, read_variance = gain_of(detector), read_variance_adu2(detector)
-    variance = np.full(data.shape, read_variance + level_variance, np.float32)
-    if shot:
-        variance += np.maximum(data, 0) / np.float32(gain)
-    return np.sqrt(variance / np.maximum(n_used, 1).astype(np.float32))
+    photon = 1 / _gain(detector) if shot else 0.0
+    return Variance(photon, read_variance_adu2(detector) + level_variance)
 
 
-def flat_std(data: Array, n_used: Array, medians: Array, detector: Detector) -> Array:
-    """Standard deviation of an average of flats, each divided by its median.
+def flat_variance(medians: Array, detector: Detector) -> Variance:
+    """Mean variance of flats that are each divided by their median.
 
     Parameters
     ----------
-    data : ndarray of float32
-        The average, of median 1.
-    n_used : ndarray of int
-        Frames kept in each pixel.
     medians : ndarray, shape (n_frames,)
         What each flat was divided by, in ADU.
     detector : Detector
         With known gain and read noise.
     """
-    gain, read_variance = gain_of(detector), read_variance_adu2(detector)
-    photons = np.float32(np.mean(1 / (gain * medians)))
-    read = np.float32(np.mean(read_variance / medians**2))
-    variance = np.maximum(data, 0) * photons + read
-    return np.sqrt(variance / np.maximum(n_used, 1).astype(np.float32))
+    photon = float(np.mean(1 / (_gain(detector) * medians)))
+    return Variance(photon, float(np.mean(read_variance_adu2(detector) / medians**2)))
+
+
+def frame_noise(detector: Detector) -> float:
+    """Noise in ADU that every pixel of a raw frame has at the least."""
+    return read_variance_adu2(detector) ** 0.5 if detector.noise_known else ROUNDING_STD_ADU
 
 
 def flat_noise(medians: Array, detector: Detector) -> float:
-    """Noise of a flat over its median where it is 1; see `flat_std`."""
+    """Noise of a flat over its median where it is 1."""
     if not detector.noise_known:
         return float(np.mean(ROUNDING_STD_ADU / medians))
-    one = np.ones((1, 1), np.float32)
-    return float(flat_std(one, one.astype(np.int32), medians, detector)[0, 0])
+    variance = flat_variance(medians, detector)
+    return float((variance.photon + variance.read) ** 0.5)

@@ -3,43 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from flatcal.engine.masters import CalibratedFrame, Master, prepare
-from flatcal.engine.noise import flat_noise, flat_std, frame_noise, stack_std
+from flatcal.engine.noise import (
+    Variance,
+    flat_noise,
+    flat_variance,
+    frame_noise,
+    frame_variance,
+)
+from flatcal.engine.workers import Workers
 from flatcal.flags import Flag
-from flatcal.io import RawFrame, naming
+from flatcal.io import RawFrame
+from flatcal.kernels.arithmetic import average_std
 from flatcal.kernels.combine import combine_clipped
 from flatcal.kernels.stats import median_of_good
-from flatcal.plan import FramePlan, Step
-from flatcal.recipe import CombineSettings
+from flatcal.plan import FramePlan, MasterPlan, Step
+from flatcal.projection import Stage
+from flatcal.recipe import Config
 
 Array = NDArray[Any]
-MasterSource = Callable[[str], Master]
-
-# Bands of about this many bytes keep all threads busy without outgrowing a shared cache.
-_BAND_BYTES = 24 * 2**20
-# Bytes held for each pixel of a band and frame: value, flag, and their copies in the kernel.
-_BYTES_PER_VALUE = 6
-
 ReadBand = Callable[[int, int, Array, Array], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Workers:
-    """Threads, and the memory that all bands worked on at once may take."""
+class Setting:
+    """What all products of a run have in common.
 
-    pool: ThreadPoolExecutor
-    jobs: int
-    memory_bytes: int
+    Attributes
+    ----------
+    raw_folder : Path
+        The raw folder.
+    config : Config
+        Settings.
+    masters : callable
+        Gives a master by its name.
+    workers : Workers
+        Threads and their memory.
+    """
+
+    raw_folder: Path
+    config: Config
+    masters: Callable[[str], Master]
+    workers: Workers
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the calculation."""
+        return np.dtype(self.config.output.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +66,10 @@ class Planes:
 
     Attributes
     ----------
-    data : ndarray of float32
+    data : ndarray of float32 or float64
         Values.
-    std : ndarray of float32 or None
-        Standard deviation.
+    std : ndarray or None
+        Standard deviation, in the type of the data.
     flags : ndarray of uint8
         Flags.
     std_source : str
@@ -70,9 +88,9 @@ class Stack:
 
     Attributes
     ----------
-    data : ndarray of float32
+    data : ndarray of float32 or float64
         The average.
-    error : ndarray of float32
+    error : ndarray
         Standard error from the scatter of the values kept; NaN below two values.
     n_used : ndarray of int32
         Values kept.
@@ -86,135 +104,114 @@ class Stack:
     flags: Array
 
 
-def calibrate_frame(raw_folder: Path, plan: FramePlan, masters: MasterSource) -> Planes:
-    """Calibrate one frame.
-
-    Parameters
-    ----------
-    raw_folder : Path
-        The raw folder.
-    plan : FramePlan
-        With the steps.
-    masters : callable
-        Gives a master by its name.
-    """
-    with _open_calibrated(raw_folder, plan, plan.steps, masters) as frame:
+def calibrate_frame(setting: Setting, plan: FramePlan) -> Planes:
+    """Calibrate one frame."""
+    with _open_calibrated(setting, plan, plan.steps) as frame:
         shape = frame.preparation.shape
-        data = np.empty(shape, np.float32)
+        data = np.empty(shape, setting.dtype)
         flags = np.empty(shape, np.uint8)
         frame.read(0, shape[0], data, flags)
         assert plan.detector is not None
-        return Planes(data, frame.std(data, plan.detector), flags)
+        std = frame.std(data, plan.detector) if setting.config.output.uncertainty else None
+        return Planes(data, std, flags)
 
 
 @contextmanager
 def _open_calibrated(
-    raw_folder: Path, plan: FramePlan, steps: Sequence[Step], masters: MasterSource
+    setting: Setting, plan: FramePlan, steps: Sequence[Step]
 ) -> Iterator[CalibratedFrame]:
     assert plan.storage is not None
     assert plan.shape is not None
     assert plan.detector is not None
-    with RawFrame(raw_folder / plan.file, plan.storage, plan.shape) as raw:
-        preparation = prepare(steps, plan.shape, masters)
+    with RawFrame(setting.raw_folder / plan.file, plan.storage, plan.shape) as raw:
+        preparation = prepare(steps, plan.shape, setting.masters, setting.dtype)
         yield CalibratedFrame(raw, preparation, plan.detector.saturation_adu)
 
 
-def combine_raw(
-    raw_folder: Path,
-    frames: Sequence[FramePlan],
-    steps: Sequence[Step],
-    masters: MasterSource,
-    settings: CombineSettings,
-    workers: Workers,
-) -> Planes:
-    """Combine raw bias or dark frames, each calibrated by the steps as it is read."""
-    with ExitStack() as stack:
-        readers = [
-            stack.enter_context(_open_calibrated(raw_folder, frame, steps, masters))
-            for frame in frames
-        ]
-        shape = readers[0].preparation.shape
-        reads = [reader.read for reader in readers]
-        detector = frames[0].detector
-        assert detector is not None
-        ones = np.ones(len(reads))
-        result = combine_bands(reads, ones, shape, settings, frame_noise(detector), workers)
-        return _raw_planes(result, readers[0], frames)
-
-
-def _raw_planes(stack: Stack, reader: CalibratedFrame, frames: Sequence[FramePlan]) -> Planes:
-    """Planes of averaged bias or dark frames, which all had the same preparation."""
+def combine_raw(setting: Setting, master: MasterPlan, frames: Sequence[FramePlan]) -> Planes:
+    """Combine raw bias or dark frames, each calibrated by the steps of the master as it is read."""
     detector = frames[0].detector
     assert detector is not None
-    if not detector.noise_known:
-        return _scatter_planes(stack, len(frames))
-    bias = reader.preparation.bias
-    std = stack_std(
-        stack.data,
-        stack.n_used,
-        detector,
-        shot=bias is not None,
-        level_variance=reader.level_variance(detector),
-    )
-    if bias is not None and bias.std.size:
-        # The same bias went off every frame: its error does not average down.
-        std = np.hypot(std, bias.std)
-    return Planes(stack.data, std, stack.flags)
-
-
-def _scatter_planes(stack: Stack, n_frames: int) -> Planes:
-    std = _fill_error(stack.error, n_frames)
-    return Planes(stack.data, std, stack.flags, "scatter of the frames")
+    stage = setting.workers.stage(master.name)
+    with ExitStack() as opened:
+        readers = [
+            opened.enter_context(_open_calibrated(setting, frame, master.steps)) for frame in frames
+        ]
+        preparation = readers[0].preparation
+        result = combine_bands(
+            [reader.read for reader in readers], np.ones(len(readers)), preparation.shape,
+            setting, frame_noise(detector), stage,
+        )  # fmt: skip
+        level_variance = readers[0].level_variance(detector) if detector.noise_known else 0.0
+    if not (setting.config.output.uncertainty and detector.noise_known):
+        return _scatter_planes(result, len(frames), setting)
+    bias = preparation.bias
+    variance = frame_variance(detector, shot=bias is not None, level_variance=level_variance)
+    return _model_planes(result, variance, setting, stage, bias)
 
 
 def combine_flats(
-    paths: Sequence[Path],
-    medians: Sequence[float],
-    frames: Sequence[FramePlan],
-    settings: CombineSettings,
-    workers: Workers,
+    setting: Setting, master: MasterPlan, frames: Sequence[FramePlan], medians: Sequence[float]
 ) -> Planes:
-    """Combine calibrated flats, each divided by its median, into a flat of median 1."""
-    levels = np.asarray(medians)
+    """Combine raw flats, each calibrated as it is read and divided by its median.
+
+    The master flat has a median of 1.
+    """
     detector = frames[0].detector
     assert detector is not None
-    with ExitStack() as stack:
-        opened = []
-        for path in paths:
-            with naming(path):
-                opened.append(stack.enter_context(fits.open(path, memmap=True)))
-        reads = [_calibrated_reader(hdus) for hdus in opened]
-        noise = flat_noise(levels, detector)
-        result = combine_bands(reads, 1 / levels, opened[0][0].shape, settings, noise, workers)
-    norm = np.float32(median_of_good(result.data, result.flags))
+    levels = np.asarray(medians)
+    stage = setting.workers.stage(master.name)
+    with ExitStack() as opened:
+        readers = [
+            opened.enter_context(_open_calibrated(setting, frame, frame.steps)) for frame in frames
+        ]
+        result = combine_bands(
+            [reader.read for reader in readers], 1 / levels, readers[0].preparation.shape,
+            setting, flat_noise(levels, detector), stage,
+        )  # fmt: skip
+    norm = setting.dtype.type(median_of_good(result.data, result.flags))
     result.data[:] /= norm
     result.error[:] /= norm
     no_input = result.flags != 0
     result.data[no_input] = 1
     result.flags[result.data <= 0] |= np.uint8(Flag.FLAT_INVALID)
-    if not detector.noise_known:
-        return _scatter_planes(result, len(frames))
-    std = flat_std(result.data, result.n_used, levels, detector)
-    return Planes(result.data, std, result.flags)
+    if not (setting.config.output.uncertainty and detector.noise_known):
+        return _scatter_planes(result, len(frames), setting)
+    return _model_planes(result, flat_variance(levels, detector), setting, stage)
 
 
-def _calibrated_reader(hdus: fits.HDUList) -> ReadBand:
-    data, mask = hdus[0].data, hdus["MASK"].data
+def _model_planes(
+    stack: Stack, variance: Variance, setting: Setting, stage: Stage, common: Master | None = None
+) -> Planes:
+    """Planes with the uncertainty of the noise model, which replaces that of the scatter."""
+    kind = setting.dtype.type
+    none = np.empty((0, 0), setting.dtype)
+    common_std = none if common is None else common.std
 
-    def read(start: int, stop: int, out: Array, flags: Array) -> None:
-        out[:] = data[start:stop]
-        flags[:] = mask[start:stop]
+    def fill(band: slice) -> None:
+        average_std(
+            stack.data[band], stack.n_used[band], kind(variance.photon), kind(variance.read),
+            common_std[band] if common_std.size else none, stack.error[band],
+        )  # fmt: skip
 
-    return read
+    rows, columns = stack.data.shape
+    setting.workers.run_bands(rows, columns * 8 * setting.dtype.itemsize, stage, fill)
+    return Planes(stack.data, stack.error, stack.flags)
+
+
+def _scatter_planes(stack: Stack, n_frames: int, setting: Setting) -> Planes:
+    """Planes with the uncertainty from the scatter of the frames, if any is wanted."""
+    std = _fill_error(stack.error, n_frames) if setting.config.output.uncertainty else None
+    return Planes(stack.data, std, stack.flags, "scatter of the frames")
 
 
 def combine_bands(
     reads: Sequence[ReadBand],
     scales: Array,
     shape: tuple[int, int],
-    settings: CombineSettings,
+    setting: Setting,
     least_std: float,
-    workers: Workers,
+    stage: Stage,
 ) -> Stack:
     """Combine frames in bands of rows, several bands at once.
 
@@ -226,12 +223,12 @@ def combine_bands(
         Factor of each frame.
     shape : tuple of int
         Rows and columns.
-    settings : CombineSettings
-        Rejection thresholds.
+    setting : Setting
+        Rejection thresholds, type and threads.
     least_std : float
         Noise that every scaled value has, at the least.
-    workers : Workers
-        Threads and their memory.
+    stage : Stage
+        Memory for the bands.
 
     Returns
     -------
@@ -239,42 +236,31 @@ def combine_bands(
         A pixel without a good input has the plain average of the bad ones and NO_INPUT.
     """
     n, (rows, columns) = len(reads), shape
-    band_bytes = min(_BAND_BYTES, workers.memory_bytes // (2 * workers.jobs))
-    step = max(1, min(rows, band_bytes // (n * columns * _BYTES_PER_VALUE)))
-    data = np.empty(shape, np.float32)
-    error = np.empty(shape, np.float32)
+    kind = setting.dtype.type
+    data, error = np.empty(shape, kind), np.empty(shape, kind)
     n_used = np.empty(shape, np.int32)
     flags = np.zeros(shape, np.uint8)
-    factors = np.asarray(scales, np.float32)
-    low, high = np.float32(settings.low_sigma), np.float32(settings.high_sigma)
+    factors = np.asarray(scales, kind)
+    low, high = kind(setting.config.combine.low_sigma), kind(setting.config.combine.high_sigma)
 
-    def combine(start: int) -> None:
-        band = slice(start, min(start + step, rows))
+    def combine(band: slice) -> None:
         height = band.stop - band.start
-        stack = np.empty((n, height, columns), np.float32)
+        stack = np.empty((n, height, columns), kind)
         bad = np.empty((n, height, columns), np.uint8)
         for read, values, its_flags in zip(reads, stack, bad, strict=True):
             read(band.start, band.stop, values, its_flags)
-        empty = bad.all(axis=0) if bad.any() else None
-        instead = None if empty is None else (stack[:, empty] * factors[:, None]).mean(axis=0)
-        stack[bad != 0] = np.nan
         combine_clipped(
-            stack.reshape(n, -1), factors, low, high, np.float32(least_std),
+            stack.reshape(n, -1), bad.reshape(n, -1), factors, low, high, kind(least_std),
             data[band].reshape(-1), error[band].reshape(-1), n_used[band].reshape(-1),
         )  # fmt: skip
-        if empty is not None:
-            data[band][empty] = instead
-            flags[band][empty] |= np.uint8(Flag.NO_INPUT)
+        empty = n_used[band] == 0
+        if empty.any():
+            data[band][empty] = (stack[:, empty] * factors[:, None]).mean(axis=0)
+            flags[band][empty] = Flag.NO_INPUT
 
-    # Each band writes its own rows only, so the result does not depend on their order. All are
-    # waited for before the frames are closed, also when one has failed.
-    bands = [workers.pool.submit(combine, start) for start in range(0, rows, step)]
-    for done in wait(bands, return_when=FIRST_EXCEPTION).not_done:
-        done.cancel()
-    wait(bands)
-    for band in bands:
-        if not band.cancelled():
-            band.result()
+    # Each band writes its own rows only, so the result does not depend on their order.
+    row_bytes = n * columns * (kind().itemsize + 1)
+    setting.workers.run_bands(rows, row_bytes, stage, combine)
     return Stack(data, error, n_used, flags)
 
 
@@ -285,5 +271,5 @@ def _fill_error(error: Array, n_frames: int) -> Array | None:
     unknown = ~np.isfinite(error)
     if unknown.any():
         typical = np.median(error[~unknown]) if not unknown.all() else np.nan
-        error[unknown] = typical * np.sqrt(np.float32(n_frames))
+        error[unknown] = typical * np.sqrt(error.dtype.type(n_frames))
     return error

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -16,18 +17,15 @@ from typing import Any
 from flatcal import __version__
 from flatcal.engine.headers import frame_header, master_header, read_header, recipe_hash
 from flatcal.engine.masters import Master, load_master, make_master
-from flatcal.engine.products import (
-    Planes,
-    Workers,
-    calibrate_frame,
-    combine_flats,
-    combine_raw,
-)
-from flatcal.engine.store import OutputStore, check_output
+from flatcal.engine.products import Planes, Setting, calibrate_frame, combine_flats, combine_raw
+from flatcal.engine.shelf import MasterShelf
+from flatcal.engine.store import OutputStore, check_output, level_of
+from flatcal.engine.workers import Workers
 from flatcal.errors import BrokenFileError, FlatcalError, FrameError
 from flatcal.frame import Caveat, Kind
 from flatcal.io import RawFrame
 from flatcal.plan import FramePlan, MasterPlan, Plan, Step
+from flatcal.projection import project_memory
 from flatcal.records import InputRecord, Outcome, ProductRecord, RunRecord, Status
 
 logger = logging.getLogger(__name__)
@@ -97,7 +95,7 @@ def run_plan(
     jobs : int, optional
         Threads; all cores when left out.
     memory_bytes : int, optional
-        For the row bands that are combined at once.
+        Limit of all arrays in memory at once; the program itself takes about 200 MB more.
     overwrite : bool, optional
         Replace files in the output folder that flatcal did not write.
     progress : callable, optional
@@ -110,17 +108,21 @@ def run_plan(
 
     Raises
     ------
+    ConfigError
+        When the plan cannot fit in the memory. Nothing has been written then.
     OutputError
         When the output folder cannot be used. Nothing has been written then.
     """
+    projection = project_memory(plan)
+    projection.require(memory_bytes)
     folder = Path(out)
     check_output(Path(plan.raw), folder)
     jobs = jobs or os.cpu_count() or 1
     store = OutputStore(folder, overwrite=overwrite)
     pool = ThreadPoolExecutor(jobs)
     try:
-        run = _Run(plan, store, Workers(pool, jobs, memory_bytes), progress or _silent)
-        return run.run()
+        workers = Workers(pool, jobs, memory_bytes, projection)
+        return _Run(plan, store, workers, progress or _silent).run()
     finally:
         # Interrupted, what has begun is ended, so that no output is left half made.
         pool.shutdown(wait=True, cancel_futures=True)
@@ -140,11 +142,14 @@ class _Run:
         self.raw = Path(plan.raw)
         self.store = store
         self.workers = workers
+        self.shelf = MasterShelf(self._load_master)
+        self.setting = Setting(self.raw, plan.config, self.shelf.get, workers)
         self.progress = progress
         self.frames = {frame.file: frame for frame in plan.frames}
         self.inputs: dict[str, InputRecord] = {}
         self.products: dict[str, ProductRecord] = {}
-        self.masters: dict[str, Master] = {}
+        self.writing: dict[str, Future[None]] = {}
+        self.levels: dict[str, float | None] = {}
         self.failures: dict[str, Caveat] = {}
         self.master_failures: dict[str, Caveat] = {}
         self.made: set[str] = set()
@@ -155,13 +160,13 @@ class _Run:
     def run(self) -> RunResult:
         """Make everything in the order of its needs."""
         started, clock = datetime.now(UTC), time.monotonic()
-        self._hash_inputs()
         for master in self._masters(Kind.BIAS, Kind.DARK):
             self._try_master(master, self._make_raw_master)
         self._calibrate(Kind.FLAT)
         for master in self._masters(Kind.FLAT):
             self._try_master(master, self._make_flat_master)
         self._calibrate(Kind.SCIENCE)
+        self._finish_writing()
         record = RunRecord(
             flatcal_version=__version__,
             started=started.isoformat(timespec="seconds"),
@@ -191,20 +196,18 @@ class _Run:
 
     # -- inputs ------------------------------------------------------------------------
 
-    def _hash_inputs(self) -> None:
-        """SHA-256 of each raw frame, from the earlier run where the file has not changed."""
-
-        def digest(frame: FramePlan) -> None:
-            try:
-                record = self._input_record(frame)
-            except FlatcalError as error:
-                self._fail(frame.file, error)
-            else:
-                with self.lock:
-                    self.inputs[frame.file] = record
-
-        wanted = [frame for frame in self.plan.frames if frame.action != "refuse"]
-        _wait(self.workers.pool.submit(digest, frame) for frame in wanted)
+    def _know_input(self, frame: FramePlan) -> None:
+        """SHA-256 of a raw frame, from the earlier run where the file has not changed."""
+        with self.lock:
+            if frame.file in self.inputs or frame.file in self.failures:
+                return
+        try:
+            record = self._input_record(frame)
+        except FlatcalError as error:
+            self._fail(frame.file, error)
+        else:
+            with self.lock:
+                self.inputs[frame.file] = record
 
     def _input_record(self, frame: FramePlan) -> InputRecord:
         storage = frame.storage
@@ -223,103 +226,122 @@ class _Run:
         return [master for master in self.plan.masters if master.kind in kinds]
 
     def _try_master(self, master: MasterPlan, make: Callable[[MasterPlan], None]) -> None:
-        try:
-            make(master)
-        except FlatcalError as error:
-            logger.warning("%s cannot be made: %s", master.name, error)
-            self.master_failures[master.name] = Caveat(error.slug, error.text)
+        """Make a master; a frame that turns out broken is left out and named."""
+        while True:
+            try:
+                make(master)
+            except BrokenFileError as error:
+                if error.path.is_relative_to(self.raw):
+                    self._fail(error.path.relative_to(self.raw).as_posix(), error)
+                    continue
+                self._fail_master(master.name, error)
+            except FlatcalError as error:
+                self._fail_master(master.name, error)
+            break
         self._step_done(master.name)
 
+    def _fail_master(self, name: str, error: FlatcalError) -> None:
+        logger.warning("%s cannot be made: %s", name, error)
+        self.master_failures[name] = Caveat(error.slug, error.text)
+
     def _good_inputs(self, master: MasterPlan) -> list[FramePlan]:
-        good = [self.frames[file] for file in master.inputs if file not in self.failures]
+        frames = [self.frames[file] for file in master.inputs]
+        self.workers.run([partial(self._know_input, frame) for frame in frames])
+        good = [frame for frame in frames if frame.file not in self.failures]
         if not good:
             cause = self.failures[master.inputs[0]]
             raise FrameError(cause.slug, f"no frame can be used; {master.inputs[0]}: {cause.text}")
         return good
 
     def _make_raw_master(self, master: MasterPlan) -> None:
-        """Combine bias or dark frames; one that turns out broken is left out and named."""
-
-        def make(frames: Sequence[FramePlan]) -> Planes:
-            return combine_raw(
-                self.raw, frames, master.steps, self._master,
-                self.plan.config.combine, self.workers,
-            )  # fmt: skip
-
-        while True:
-            frames = self._good_inputs(master)
-            combine = self.plan.config.combine.model_dump()
-            recipe = self._recipe("average", frames, master.steps, combine)
-            try:
-                self._produce_master(master, frames, recipe, make)
-            except BrokenFileError as error:
-                broken = error.path.relative_to(self.raw).as_posix()
-                self._fail(broken, error)
-            else:
-                return
-
-    def _flats_with_light(self, master: MasterPlan) -> list[FramePlan]:
-        """Flats that can be divided by their median; the others fail."""
-        for frame in self._good_inputs(master):
-            level = self.products[_output(frame)].median_adu
-            if level is None or level <= 0:
-                told = "it has no good pixel" if level is None else f"its median is {level:g}"
-                text = f"{told}, so it is not used in {master.name}; leave the file out"
-                self._fail(frame.file, FrameError("flat-level", text))
-        return self._good_inputs(master)
+        """Combine bias or dark frames."""
+        frames = self._good_inputs(master)
+        settings = self.plan.config.combine.model_dump()
+        self._produce_master(
+            master, frames, self._recipe("average", frames, master.steps, settings),
+            lambda: combine_raw(self.setting, master, frames),
+        )  # fmt: skip
 
     def _make_flat_master(self, master: MasterPlan) -> None:
-        frames = self._flats_with_light(master)
-        parts = [self.products[_output(frame)] for frame in frames]
-        recipe = recipe_hash(
+        """Combine flats that can be divided by their median; the others fail."""
+        everyone = self._good_inputs(master)
+        if not self.plan.config.output.flats:
+            if self._is_current(master.output, master.kind, self._flat_recipe(everyone), everyone):
+                return
+            self._for_frames(everyone, self._try_level)
+        for frame in self._good_inputs(master):
+            self._require_light(frame, master)
+        frames = self._good_inputs(master)
+        levels = [self.levels[frame.file] or 0.0 for frame in frames]
+        self._produce_master(
+            master, frames, self._flat_recipe(frames),
+            lambda: combine_flats(self.setting, master, frames, levels),
+        )  # fmt: skip
+
+    def _flat_recipe(self, frames: Sequence[FramePlan]) -> str:
+        return recipe_hash(
             {
                 "operation": "average of flats over their medians",
-                "flats": [(part.output, part.recipe) for part in parts],
+                "flats": [(frame.file, self._frame_recipe(frame)) for frame in frames],
                 "combine": self.plan.config.combine.model_dump(),
             }
         )
 
-        def make(frames: Sequence[FramePlan]) -> Planes:
-            paths = [self.store.out / part.output for part in parts]
-            medians = [part.median_adu or 0.0 for part in parts]
-            settings = self.plan.config.combine
-            return combine_flats(paths, medians, frames, settings, self.workers)
+    def _require_light(self, frame: FramePlan, master: MasterPlan) -> None:
+        level = self.levels[frame.file]
+        if level is None or level <= 0:
+            told = "it has no good pixel" if level is None else f"its median is {level:g}"
+            text = f"{told}, so it is not used in {master.name}; leave the file out"
+            self._fail(frame.file, FrameError("flat-level", text))
 
-        self._produce_master(master, frames, recipe, make)
+    def _try_level(self, frame: FramePlan) -> None:
+        """Level of a flat that is not written."""
+        try:
+            level = level_of(calibrate_frame(self.setting, frame))
+        except FlatcalError as error:
+            self._fail(frame.file, error)
+        else:
+            with self.lock:
+                self.levels[frame.file] = level
 
     def _produce_master(
         self,
         master: MasterPlan,
         frames: Sequence[FramePlan],
         recipe: str,
-        make: Callable[[Sequence[FramePlan]], Planes],
+        make: Callable[[], Planes],
     ) -> None:
         if self._is_current(master.output, master.kind, recipe, frames):
             return
         self.store.check_replaceable(master.output)
-        planes = make(frames)
+        self._make_room(master.name)
+        planes = make()
         raws = [read_header(self.raw / f.file, _hdu(f)) for f in frames]
-        in_memory = make_master(
-            planes.data.copy(),
-            None if planes.std is None else planes.std.copy(),
-            planes.flags.copy(),
-            master.lost_bias,
+        header = master_header(raws, master, frames)
+        product = self._describe(master.output, master.kind, planes, header, recipe, frames)
+        self.shelf.put(
+            master.name, make_master(planes.data, planes.std, planes.flags, master.lost_bias)
         )
-        self._write(
-            master.output, master.kind, planes, master_header(raws, master, frames), recipe, frames
+        # The next master is begun while this one is written.
+        self.writing[master.name] = self.workers.submit(
+            lambda: self._write(product, header, planes, has_mask=True)
         )
-        self.masters[master.name] = in_memory
 
-    def _master(self, name: str) -> Master:
-        """A master by its name: made in this run, or read from the output folder."""
-        with self.lock:
-            master = self.masters.get(name)
-            if master is None:
-                plan = self.plan.master(name)
-                path = self.store.out / self._product_of(name).output
-                master = load_master(path, plan.lost_bias)
-                self.masters[name] = master
-            return master
+    def _finish_writing(self) -> None:
+        """Wait for masters that are still being written; one that cannot be is a failure."""
+        for name, future in self.writing.items():
+            try:
+                future.result()
+            except FlatcalError as error:
+                self._fail_master(name, error)
+
+    def _load_master(self, name: str) -> Master:
+        """A master that this run, or an earlier one, has written."""
+        product = self._product_of(name)
+        if name in self.writing:
+            self.writing[name].result()
+        plan = self.plan.master(name)
+        return load_master(self.store.out / product.output, plan.lost_bias, self.setting.dtype)
 
     def _product_of(self, master: str) -> ProductRecord:
         product = self.products.get(self.plan.master(master).output)
@@ -331,30 +353,48 @@ class _Run:
     # -- frames ------------------------------------------------------------------------
 
     def _calibrate(self, kind: Kind) -> None:
-        frames = [f for f in self.plan.frames if f.kind is kind and f.action == "calibrate"]
-        _wait(
-            self.workers.pool.submit(self._try_frame, frame)
-            for frame in frames
-            if frame.file not in self.failures
-        )
+        chosen = [f for f in self.plan.frames if f.kind is kind and f.action == "calibrate"]
+        self._for_frames(chosen, self._try_frame)
+
+    def _for_frames(self, frames: Sequence[FramePlan], task: Callable[[FramePlan], None]) -> None:
+        """Do something for each of some frames of a kind, several at once."""
+        if not frames:
+            return
+        assert frames[0].kind is not None
+        stage = self.workers.stage(frames[0].kind.value)
+        self._make_room(stage.what)
+        # Those with the same masters one after the other: few masters are in memory at once.
+        ordered = sorted(frames, key=lambda frame: [step.master or "" for step in frame.steps])
+        self.workers.run([partial(task, frame) for frame in ordered], stage)
+
+    def _make_room(self, stage: str) -> None:
+        """Drop masters that a stage leaves no memory for."""
+        workers = self.workers
+        self.shelf.make_room(workers.stage(stage).room_bytes(workers.jobs, workers.memory_bytes))
 
     def _try_frame(self, frame: FramePlan) -> None:
-        try:
-            self._make_frame(frame)
-        except FlatcalError as error:
-            self._fail(frame.file, error)
+        self._know_input(frame)
+        if frame.file not in self.failures:
+            try:
+                self._make_frame(frame)
+            except FlatcalError as error:
+                self._fail(frame.file, error)
         self._step_done(frame.file)
 
     def _make_frame(self, frame: FramePlan) -> None:
-        output = _output(frame)
-        recipe = self._recipe("calibrate", [frame], frame.steps, None)
+        output, recipe = _output(frame), self._frame_recipe(frame)
         assert frame.kind is not None
-        if self._is_current(output, frame.kind, recipe, [frame]):
-            return
-        self.store.check_replaceable(output)
-        planes = calibrate_frame(self.raw, frame, self._master)
-        header = frame_header(read_header(self.raw / frame.file, _hdu(frame)), frame)
-        self._write(output, frame.kind, planes, header, recipe, [frame])
+        if not self._is_current(output, frame.kind, recipe, [frame]):
+            self.store.check_replaceable(output)
+            planes = calibrate_frame(self.setting, frame)
+            header = frame_header(read_header(self.raw / frame.file, _hdu(frame)), frame)
+            product = self._describe(output, frame.kind, planes, header, recipe, [frame])
+            self._write(product, header, planes, has_mask=self.plan.config.output.mask)
+        with self.lock:
+            self.levels[frame.file] = self.products[output].median_adu
+
+    def _frame_recipe(self, frame: FramePlan) -> str:
+        return self._recipe("calibrate", [frame], frame.steps, None)
 
     # -- outputs -----------------------------------------------------------------------
 
@@ -376,20 +416,23 @@ class _Run:
                 "steps": [step.model_dump(exclude={"reason"}) for step in steps],
                 "masters": {name: self._product_of(name).recipe for name in sorted(masters)},
                 "settings": settings,
+                "output": self.plan.config.output.model_dump(exclude={"flats"}),
             }
         )
 
     def _is_current(
         self, output: str, kind: Kind, recipe: str, frames: Sequence[FramePlan]
     ) -> bool:
-        known = self.store.current(output, kind, recipe, [frame.file for frame in frames])
+        has_mask = output.startswith("masters/") or self.plan.config.output.mask
+        files = [frame.file for frame in frames]
+        known = self.store.current(output, kind, recipe, files, has_mask=has_mask)
         if known is not None:
             logger.info("%s is up to date", output)
             with self.lock:
                 self.products[output] = known
         return known is not None
 
-    def _write(
+    def _describe(
         self,
         output: str,
         kind: Kind,
@@ -397,12 +440,24 @@ class _Run:
         header: Any,
         recipe: str,
         frames: Sequence[FramePlan],
-    ) -> None:
+    ) -> ProductRecord:
         inputs = [(frame.file, self.inputs[frame.file].sha256) for frame in frames]
-        product = self.store.write(output, kind, planes, header, recipe, inputs)
+        product = self.store.describe(output, kind, planes, header, recipe, inputs)
         with self.lock:
-            self.made.add(output)
             self.products[output] = product
+        return product
+
+    def _write(
+        self, product: ProductRecord, header: Any, planes: Planes, *, has_mask: bool
+    ) -> None:
+        try:
+            self.store.write(product.output, header, planes, has_mask=has_mask)
+        except FlatcalError:
+            with self.lock:
+                del self.products[product.output]
+            raise
+        with self.lock:
+            self.made.add(product.output)
 
     # -- outcomes ----------------------------------------------------------------------
 
@@ -437,8 +492,3 @@ def _output(frame: FramePlan) -> str:
 def _hdu(frame: FramePlan) -> int:
     assert frame.storage is not None
     return frame.storage.hdu
-
-
-def _wait(futures: Iterable[Future[None]]) -> None:
-    for future in list(futures):
-        future.result()

@@ -18,14 +18,12 @@ from flatcal.engine.products import Planes
 from flatcal.errors import FrameError, OutputError
 from flatcal.frame import Kind
 from flatcal.headers import read_header_cards, scan_hdus
-from flatcal.io import write_image, write_text
+from flatcal.io import FITS_BLOCK, write_image, write_text
 from flatcal.kernels.stats import median_of_good
 from flatcal.plan import Plan
 from flatcal.records import InputRecord, ProductRecord, RunRecord
 
 logger = logging.getLogger(__name__)
-
-_FITS_BLOCK = 2880
 
 FOLDERS = ("masters", "flats", "science")
 
@@ -90,7 +88,7 @@ class OutputStore:
         return self.previous.inputs.get(file)
 
     def current(
-        self, output: str, kind: Kind, recipe: str, inputs: Sequence[str]
+        self, output: str, kind: Kind, recipe: str, inputs: Sequence[str], *, has_mask: bool
     ) -> ProductRecord | None:
         """The record of an output that stands, whole and made of the same things.
 
@@ -99,11 +97,11 @@ class OutputStore:
         path = self.out / output
         try:
             hdus = scan_hdus(path)
-            padded = path.stat().st_size % _FITS_BLOCK == 0
+            padded = path.stat().st_size % FITS_BLOCK == 0
         except (FrameError, OSError):
             return None
         cards = hdus[0].cards
-        n_planes = 3 if "ERRSRC" in cards else 2
+        n_planes = 1 + ("ERRSRC" in cards) + has_mask
         complete = all(hdu.stored_bytes == hdu.data_bytes for hdu in hdus)
         median, n_flagged = cards.get("GOODMED"), cards.get("NFLAGGED")
         if not (len(hdus) == n_planes and complete and padded and isinstance(n_flagged, int)):
@@ -130,7 +128,7 @@ class OutputStore:
                 "output-exists", f"{path} was not written by flatcal; say --overwrite"
             )
 
-    def write(
+    def describe(
         self,
         output: str,
         kind: Kind,
@@ -139,7 +137,7 @@ class OutputStore:
         recipe: str,
         inputs: Sequence[tuple[str, str]],
     ) -> ProductRecord:
-        """Write an output; the planes are used up.
+        """The record of an output to be written, of which its header is told as well.
 
         Parameters
         ----------
@@ -150,31 +148,34 @@ class OutputStore:
         planes : Planes
             Its pixels.
         header : Header
-            Without inputs and flags, which are added.
+            Changed in place: level, flags, source of the uncertainty and inputs are added.
         recipe : str
             Hash of what determines it.
         inputs : sequence of tuple
             Raw files and their SHA-256.
         """
-        n_flagged = int((planes.flags != 0).sum())
-        median = float(np.float32(median_of_good(planes.data, planes.flags)))
-        if math.isfinite(median):
+        n_flagged = int(np.count_nonzero(planes.flags))
+        median = level_of(planes)
+        if median is not None:
             header["GOODMED"] = (median, "median of the good pixels")
         if planes.std is not None:
             header["ERRSRC"] = (planes.std_source, "what UNCERT comes from")
         add_flag_legend(header, n_flagged)
         add_inputs(header, inputs, recipe)
-        path = self.out / output
-        write_image(path, header, planes.data, planes.std, planes.flags)
-        logger.info("wrote %s: %d inputs, median %.6g", output, len(inputs), median)
         return ProductRecord(
             output=output,
             kind=kind,
             recipe=recipe,
             inputs=tuple(file for file, _ in inputs),
-            median_adu=median if math.isfinite(median) else None,
+            median_adu=median,
             n_flagged=n_flagged,
         )
+
+    def write(self, output: str, header: fits.Header, planes: Planes, *, has_mask: bool) -> None:
+        """Write an output that has been described."""
+        flags = planes.flags if has_mask else None
+        write_image(self.out / output, header, planes.data, planes.std, flags)
+        logger.info("wrote %s", output)
 
     def finish(self, plan: Plan, record: RunRecord) -> RunRecord:
         """Write plan.json and run.json; a record that only differs in time is left alone."""
@@ -210,3 +211,12 @@ def _previous_record(out: Path) -> RunRecord | None:
         return RunRecord.model_validate_json((out / "run.json").read_bytes())
     except (OSError, ValidationError, json.JSONDecodeError):
         return None
+
+
+def level_of(planes: Planes) -> float | None:
+    """Median of the good pixels; None without any.
+
+    Rounded so that a header holds it exactly: a later run reads the same level from there.
+    """
+    median = float(np.float32(median_of_good(planes.data, planes.flags)))
+    return median if math.isfinite(median) else None

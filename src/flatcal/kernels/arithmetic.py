@@ -90,23 +90,6 @@ def calibrate(
 
 
 @kernel()
-def decode_uint16(raw: Array, out: Array) -> None:
-    """Decode FITS unsigned 16-bit pixels (big-endian, BZERO 32768).
-
-    Parameters
-    ----------
-    raw : ndarray of uint16, shape (rows, columns)
-        The bytes of the file viewed as native uint16 on a little-endian machine.
-    out : ndarray of float32 or float64, shape (rows, columns)
-        Receives the values 0 to 65535.
-    """
-    for y in range(raw.shape[0]):
-        for x in range(raw.shape[1]):
-            v = raw[y, x]
-            out[y, x] = np.uint16(((v >> 8) | (v << 8)) ^ 0x8000)
-
-
-@kernel()
 def calibrate_uint16(
     raw: Array,
     level: Array,
@@ -123,7 +106,8 @@ def calibrate_uint16(
     Parameters
     ----------
     raw : ndarray of uint16, shape (rows, columns)
-        As for `decode_uint16`, already cut to the section that is kept.
+        The bytes of the file (big-endian, BZERO 32768) viewed as native uint16 on a little-endian
+        machine, cut to the section that is kept.
     level, bias, dark, dark_scale, flat
         As for `calibrate`.
     saturation : float
@@ -241,5 +225,39 @@ def propagate(
             _divide(row, flat[y])
         if flat_std.size:
             _add_flat_variance(row, values, flat[y], flat_std[y])
+        for x in range(row.size):
+            row[x] = np.sqrt(row[x])
+
+
+@kernel()
+def average_std(
+    data: Array, n_used: Array, photon: Any, read: Any, common_std: Array, out: Array
+) -> None:
+    """Standard deviation of an average of frames by their noise.
+
+    Parameters
+    ----------
+    data : ndarray, shape (rows, columns)
+        The average.
+    n_used : ndarray of int32, shape (rows, columns)
+        Frames kept in each pixel.
+    photon : scalar of the type of `data`
+        Variance of one frame for each unit of `data`; 0 where the values are not electrons.
+    read : scalar of the type of `data`
+        Variance of one frame that does not depend on its value.
+    common_std : ndarray, shape (rows, columns) or size 0
+        Standard deviation of what all frames have in common, which does not average down.
+    out : ndarray, shape (rows, columns)
+        Receives the standard deviation.
+    """
+    for y in range(data.shape[0]):
+        values = data[y]
+        counts = n_used[y]
+        row = out[y]
+        for x in range(row.size):
+            variance = max(values[x], 0) * photon + read
+            row[x] = variance / max(counts[x], np.int32(1))
+        if common_std.size:
+            _add_variance(row, common_std[y], row.dtype.type(1))
         for x in range(row.size):
             row[x] = np.sqrt(row[x])

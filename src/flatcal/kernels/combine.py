@@ -177,6 +177,7 @@ def _median_and_mad(block: Array, n_good: Array, all_good: bool, center: Array, 
 @kernel()
 def combine_clipped(
     stack: Array,
+    flags: Array,
     scales: Array,
     low_sigma: Any,
     high_sigma: Any,
@@ -194,6 +195,8 @@ def combine_clipped(
     ----------
     stack : ndarray of float32 or float64, shape (n_frames, n_pixels)
         Values; one that is not finite is bad.
+    flags : ndarray of uint8, shape (n_frames, n_pixels) or size 0
+        Values whose flag is not zero are bad.
     scales : ndarray, shape (n_frames,)
         Factors, in the type of `stack`.
     low_sigma, high_sigma : scalar of the type of `stack`
@@ -220,7 +223,7 @@ def combine_clipped(
             center = np.empty(size, stack.dtype)
             mad = np.empty(size, stack.dtype)
             n_good = np.empty(size, np.int32)
-        all_good = _load(stack, scales, start, values, n_good)
+        all_good = _load(stack, flags, scales, start, values, n_good)
         sort_frames(values, network)
         _median_and_mad(values, n_good, all_good, center, mad)
         stop = start + size
@@ -231,12 +234,14 @@ def combine_clipped(
 
 
 @kernel()
-def combine_median(stack: Array, scales: Array, median: Array, error: Array, n_used: Array) -> None:
+def combine_median(
+    stack: Array, flags: Array, scales: Array, median: Array, error: Array, n_used: Array
+) -> None:
     """Median of each pixel over the frames, each multiplied by its scale first.
 
     Parameters
     ----------
-    stack, scales
+    stack, flags, scales
         As for `combine_clipped`.
     median : ndarray, shape (n_pixels,)
         Receives the median, NaN where no value is good.
@@ -254,7 +259,7 @@ def combine_median(stack: Array, scales: Array, median: Array, error: Array, n_u
             values = np.empty((n, size), stack.dtype)
         stop = start + size
         n_good = n_used[start:stop]
-        all_good = _load(stack, scales, start, values, n_good)
+        all_good = _load(stack, flags, scales, start, values, n_good)
         sort_frames(values, network)
         _median_and_mad(values, n_good, all_good, median[start:stop], error[start:stop])
         for x in range(start, stop):
@@ -262,18 +267,37 @@ def combine_median(stack: Array, scales: Array, median: Array, error: Array, n_u
 
 
 @kernel()
-def _load(stack: Array, scales: Array, start: int, values: Array, n_good: Array) -> bool:
-    """Copy scaled values into a block, NaN as +inf; True when none is missing."""
+def _drop_flagged(flags: Array, row: Array, n_good: Array) -> None:
+    """Set flagged values to +inf; a block without a flag costs one look."""
+    flagged = 0
+    for x in range(flags.size):
+        flagged |= flags[x]
+    if flagged == 0:
+        return
+    for x in range(flags.size):
+        if flags[x] != 0:
+            n_good[x] -= np.int32(row[x] < np.inf)
+            row[x] = np.inf
+
+
+@kernel()
+def _load(
+    stack: Array, flags: Array, scales: Array, start: int, values: Array, n_good: Array
+) -> bool:
+    """Copy scaled values into a block, bad ones as +inf; True when none is bad."""
     size = values.shape[1]
     n_good[:] = 0
     for i in range(values.shape[0]):
         source = stack[i, start : start + size]
         scale = scales[i]
+        row = values[i]
         for x in range(size):
             v = source[x] * scale
             good = abs(v) < np.inf  # false for NaN too, and vectorised
-            values[i, x] = v if good else np.inf
-            n_good[x] += 1 if good else 0
+            row[x] = v if good else np.inf
+            n_good[x] += np.int32(good)
+        if flags.size:
+            _drop_flagged(flags[i, start : start + size], row, n_good)
     return bool(n_good.min() == values.shape[0])
 
 

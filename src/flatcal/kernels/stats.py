@@ -103,7 +103,7 @@ def _count(run: Array, flags: Array, low: Any, high: Any) -> tuple[int, int, int
         n_good = np.int32(n_good + good)
         n_below = np.int32(n_below + (good & (v < low)))
         n_up_to = np.int32(n_up_to + (good & (v <= high)))
-    return n_below, n_up_to, n_good
+    return int(n_below), int(n_up_to), int(n_good)
 
 
 @kernel()

@@ -70,7 +70,7 @@ def print_plan(plan: Plan) -> None:
             _add_row(table, master.name, master.reason, _master_steps(master))
         console.print(table)
     table = _table("frames", "kind", "frames", "steps", "why")
-    for members in _equal_decisions(f for f in plan.frames if f.action == "calibrate"):
+    for members in _equal_decisions(f for f in plan.frames if f.steps and f.action != "refuse"):
         _add_row(table, _kind(members[0]), _files(members), _steps(members), _why(members))
     if table.row_count:
         console.print(table)

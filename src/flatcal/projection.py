@@ -1,0 +1,171 @@
+"""The memory that a run will take, projected from its plan before a pixel is read.
+
+Only arrays are counted. The program itself, with its libraries, takes about 200 MB more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from flatcal.errors import ConfigError
+from flatcal.frame import Kind
+from flatcal.plan import FramePlan, MasterPlan, Plan, Step
+from flatcal.section import parse_section
+
+# Bands of about this many bytes keep a thread busy; larger ones leave the shared cache.
+BAND_BYTES = 12 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A part of a run whose arrays are in memory at the same time.
+
+    Attributes
+    ----------
+    what : str
+        The master that is made, or the kind of frames.
+    masters_bytes : int
+        The masters it needs.
+    result_bytes : int
+        The result, where all threads work on one.
+    least_bytes : int
+        What one thread needs in addition, at the least.
+    most_bytes : int
+        What one thread takes when there is room.
+    """
+
+    what: str
+    masters_bytes: int
+    result_bytes: int
+    least_bytes: int
+    most_bytes: int
+
+    @property
+    def fixed_bytes(self) -> int:
+        """What does not depend on the number of threads."""
+        return self.masters_bytes + self.result_bytes
+
+    def thread_bytes(self, jobs: int, limit: int) -> int:
+        """What each of some threads may take within a limit."""
+        return max(self.least_bytes, min(self.most_bytes, (limit - self.fixed_bytes) // jobs))
+
+    def threads(self, jobs: int, limit: int) -> int:
+        """How many threads can work at once within a limit, one at the least."""
+        return max(1, min(jobs, (limit - self.fixed_bytes) // self.least_bytes))
+
+    def room_bytes(self, jobs: int, limit: int) -> int:
+        """What is left of a limit for masters."""
+        threads = self.threads(jobs, limit)
+        return limit - self.result_bytes - threads * self.thread_bytes(threads, limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """The memory that a run takes, in its stages."""
+
+    stages: tuple[Stage, ...]
+
+    @property
+    def least_bytes(self) -> int:
+        """Without which the run cannot be."""
+        return max((s.fixed_bytes + s.least_bytes for s in self.stages), default=0)
+
+    def peak_bytes(self, jobs: int, limit: int) -> int:
+        """With some threads, and a limit that is not below `least_bytes`."""
+        return max(
+            (s.masters_bytes + limit - s.room_bytes(jobs, limit) for s in self.stages),
+            default=0,
+        )
+
+    def stage(self, what: str) -> Stage:
+        """The stage of that name."""
+        return next(stage for stage in self.stages if stage.what == what)
+
+    def require(self, limit: int) -> None:
+        """Refuse a limit that the plan cannot keep.
+
+        Raises
+        ------
+        ConfigError
+            It names both figures.
+        """
+        if self.least_bytes > limit:
+            raise ConfigError(
+                "memory-limit",
+                f"the plan needs at least {format_size(self.least_bytes)} of memory, more than "
+                f"the limit of {format_size(limit)}; raise --memory",
+            )
+
+
+def project_memory(plan: Plan) -> Projection:
+    """Project the memory of a run.
+
+    Parameters
+    ----------
+    plan : Plan
+        Of the run.
+    """
+    return _Projector(plan).project()
+
+
+def format_size(n_bytes: int) -> str:
+    """Bytes as people write them: 512 MiB, 1.5 GiB."""
+    if n_bytes >= 2**30:
+        return f"{n_bytes / 2**30:.3g} GiB"
+    return f"{n_bytes / 2**20:.3g} MiB"
+
+
+class _Projector:
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.frames = {frame.file: frame for frame in plan.frames}
+        self.value_bytes = np.dtype(plan.config.output.dtype).itemsize
+
+    def project(self) -> Projection:
+        stages = [self._master(master) for master in self.plan.masters]
+        for kind in (Kind.FLAT, Kind.SCIENCE):
+            frames = [f for f in self.plan.frames if f.kind is kind and f.steps]
+            if frames:
+                stages.append(self._frames(kind, frames))
+        return Projection(tuple(stages))
+
+    def _master(self, master: MasterPlan) -> Stage:
+        """Average, error, counts and flags of the result; a band of all the frames."""
+        frames = [self.frames[file] for file in master.inputs]
+        rows, columns = _kept(frames[0], master.steps or frames[0].steps)
+        steps = [master.steps] if master.steps else [frame.steps for frame in frames]
+        result = rows * columns * (2 * self.value_bytes + 5)
+        row = len(frames) * columns * (self.value_bytes + 1) + columns * 2
+        band = min(rows * row, max(row, BAND_BYTES))
+        return Stage(master.name, self._masters_of(steps), result, row, band)
+
+    def _frames(self, kind: Kind, frames: Sequence[FramePlan]) -> Stage:
+        """The masters of one frame; value, uncertainty and flag of those in work."""
+        planes = 2 if self.plan.config.output.uncertainty else 1
+        sizes = [np.prod(_kept(frame, frame.steps)) for frame in frames]
+        each = int(max(sizes)) * (planes * self.value_bytes + 1)
+        masters = max(self._masters_of([frame.steps]) for frame in frames)
+        return Stage(kind.value, masters, 0, each, each)
+
+    def _masters_of(self, steps: Iterable[Sequence[Step]]) -> int:
+        names = {step.master for its in steps for step in its if step.master is not None}
+        total = 0
+        for name in names:
+            master = self.plan.master(name)
+            first = self.frames[master.inputs[0]]
+            rows, columns = _kept(first, master.steps or first.steps)
+            total += rows * columns * (2 * self.value_bytes + 1)
+        return total
+
+
+def _kept(frame: FramePlan, steps: Sequence[Step]) -> tuple[int, int]:
+    """Rows and columns that are left by the steps."""
+    assert frame.shape is not None
+    for step in steps:
+        if step.name == "trim_image" and step.section is not None:
+            rows, columns = parse_section(step.section, frame.shape)
+            return rows.stop - rows.start, columns.stop - columns.start
+    return frame.shape
