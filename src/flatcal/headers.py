@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
 from typing import IO, Final, cast
@@ -70,17 +70,34 @@ class HeaderCards(Mapping[str, Value]):
 
     Attributes
     ----------
-    cards : tuple of tuple
-        The same, with repeated, COMMENT, HISTORY and blank cards.
+    layout : tuple of str
+        The keywords of all cards, with repeated, COMMENT, HISTORY and blank ones.
+    row : tuple
+        The values of the same cards.
     """
 
-    __slots__ = ("_values", "cards")
-
     def __init__(self, cards: Iterable[tuple[str, Value]]) -> None:
-        self.cards = tuple(cards)
-        self._values = dict(self.cards)
-        if len(self._values) != len(self.cards):
-            self._values = _merge_repeated(self.cards)
+        pairs = tuple(cards)
+        self.layout = tuple(keyword for keyword, _ in pairs)
+        self.row = tuple(value for _, value in pairs)
+
+    @classmethod
+    def of_row(cls, layout: tuple[str, ...], row: tuple[Value, ...]) -> HeaderCards:
+        """Make a header of keywords, which many headers can share, and values."""
+        header = cls.__new__(cls)
+        header.layout, header.row = layout, row
+        return header
+
+    @property
+    def cards(self) -> tuple[tuple[str, Value], ...]:
+        """Keyword and value of each card, in the order of the file."""
+        return tuple(zip(self.layout, self.row, strict=True))
+
+    # An index of thousands of files needs rows alone.
+    @cached_property
+    def _values(self) -> dict[str, Value]:
+        values = dict(zip(self.layout, self.row, strict=True))
+        return values if len(values) == len(self.layout) else _merge_repeated(self.cards)
 
     def __getitem__(self, keyword: str) -> Value:
         return self._values[keyword.upper()]

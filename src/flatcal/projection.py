@@ -133,11 +133,11 @@ class _Projector:
         return Projection(tuple(stages))
 
     def _master(self, master: MasterPlan) -> Stage:
-        """Average, error, counts and flags of the result; a band of all the frames."""
+        """Average, two errors, counts and flags; a band of all the frames."""
         frames = [self.frames[file] for file in master.inputs]
         rows, columns = _kept(frames[0], master.steps or frames[0].steps)
         steps = [master.steps] if master.steps else [frame.steps for frame in frames]
-        result = rows * columns * (2 * self.value_bytes + 5)
+        result = rows * columns * (3 * self.value_bytes + 5)
         row = len(frames) * columns * (self.value_bytes + 1) + columns * 2
         band = min(rows * row, max(row, BAND_BYTES))
         return Stage(master.name, self._masters_of(steps), result, row, band)

@@ -258,7 +258,7 @@ class CalibratedFrame:
         factor: float = 1.0 if p.statistic is np.mean else np.pi / 2
         return factor * read_variance_adu2(detector) / n_columns
 
-    def std(self, calibrated: Array, detector: Detector) -> Array | None:
+    def propagate(self, calibrated: Array, detector: Detector, out: Array) -> None:
         """Standard deviation of the calibrated image; see `kernels.arithmetic.propagate`.
 
         Parameters
@@ -266,13 +266,12 @@ class CalibratedFrame:
         calibrated : ndarray
             All rows, as `read` gives them.
         detector : Detector
-            The result is None where its gain or read noise is not known.
+            With known gain and read noise.
+        out : ndarray
+            Receives the standard deviation.
         """
-        if not detector.noise_known:
-            return None
         p = self.preparation
         kind, none = p.dtype.type, np.empty((0, 0), p.dtype)
-        out = np.empty_like(calibrated)
         arithmetic.propagate(
             calibrated,
             kind(read_variance_adu2(detector) + self.level_variance(detector)),
@@ -287,7 +286,6 @@ class CalibratedFrame:
             none if p.flat is None else p.flat.std,
             out,
         )
-        return out
 
 
 def _band(master: Master | None, band: slice, dtype: np.dtype[Any]) -> Array:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flatcal.engine.buffers import Buffers
 from flatcal.engine.masters import CalibratedFrame, Master, prepare
 from flatcal.engine.noise import (
     Variance,
@@ -47,12 +48,15 @@ class Setting:
         Gives a master by its name.
     workers : Workers
         Threads and their memory.
+    buffers : Buffers
+        Memory for what is not kept.
     """
 
     raw_folder: Path
     config: Config
     masters: Callable[[str], Master]
     workers: Workers
+    buffers: Buffers
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -104,16 +108,22 @@ class Stack:
     flags: Array
 
 
-def calibrate_frame(setting: Setting, plan: FramePlan) -> Planes:
-    """Calibrate one frame."""
-    with _open_calibrated(setting, plan, plan.steps) as frame:
+@contextmanager
+def calibrate_frame(setting: Setting, plan: FramePlan, *, with_std: bool) -> Iterator[Planes]:
+    """Calibrate one frame; its planes can be used within the context only."""
+    detector, lend = plan.detector, setting.buffers.lend
+    assert detector is not None
+    with ExitStack() as stack:
+        frame = stack.enter_context(_open_calibrated(setting, plan, plan.steps))
         shape = frame.preparation.shape
-        data = np.empty(shape, setting.dtype)
-        flags = np.empty(shape, np.uint8)
+        data = stack.enter_context(lend(shape, setting.dtype))
+        flags = stack.enter_context(lend(shape, np.uint8))
         frame.read(0, shape[0], data, flags)
-        assert plan.detector is not None
-        std = frame.std(data, plan.detector) if setting.config.output.uncertainty else None
-        return Planes(data, std, flags)
+        std = None
+        if with_std and detector.noise_known:
+            std = stack.enter_context(lend(shape, setting.dtype))
+            frame.propagate(data, detector, std)
+        yield Planes(data, std, flags)
 
 
 @contextmanager
@@ -138,16 +148,19 @@ def combine_raw(setting: Setting, master: MasterPlan, frames: Sequence[FramePlan
             opened.enter_context(_open_calibrated(setting, frame, master.steps)) for frame in frames
         ]
         preparation = readers[0].preparation
-        result = combine_bands(
-            [reader.read for reader in readers], np.ones(len(readers)), preparation.shape,
-            setting, frame_noise(detector), stage,
+        result = opened.enter_context(
+            _combine_bands(
+                [reader.read for reader in readers], np.ones(len(readers)), preparation.shape,
+                setting, frame_noise(detector), stage,
+            )
         )  # fmt: skip
-        level_variance = readers[0].level_variance(detector) if detector.noise_known else 0.0
-    if not (setting.config.output.uncertainty and detector.noise_known):
-        return _scatter_planes(result, len(frames), setting)
-    bias = preparation.bias
-    variance = frame_variance(detector, shot=bias is not None, level_variance=level_variance)
-    return _model_planes(result, variance, setting, stage, bias)
+        if not detector.noise_known:
+            return _scatter_planes(result, len(frames), setting)
+        bias = preparation.bias
+        variance = frame_variance(
+            detector, shot=bias is not None, level_variance=readers[0].level_variance(detector)
+        )
+        return _model_planes(result, variance, setting, stage, bias)
 
 
 def combine_flats(
@@ -165,25 +178,30 @@ def combine_flats(
         readers = [
             opened.enter_context(_open_calibrated(setting, frame, frame.steps)) for frame in frames
         ]
-        result = combine_bands(
-            [reader.read for reader in readers], 1 / levels, readers[0].preparation.shape,
-            setting, flat_noise(levels, detector), stage,
+        result = opened.enter_context(
+            _combine_bands(
+                [reader.read for reader in readers], 1 / levels, readers[0].preparation.shape,
+                setting, flat_noise(levels, detector), stage,
+            )
         )  # fmt: skip
-    norm = setting.dtype.type(median_of_good(result.data, result.flags))
-    result.data[:] /= norm
-    result.error[:] /= norm
-    no_input = result.flags != 0
-    result.data[no_input] = 1
-    result.flags[result.data <= 0] |= np.uint8(Flag.FLAT_INVALID)
-    if not (setting.config.output.uncertainty and detector.noise_known):
+        norm = setting.dtype.type(median_of_good(result.data, result.flags))
+        result.data[:] /= norm
+        no_input = result.flags != 0
+        result.data[no_input] = 1
+        result.flags[result.data <= 0] |= np.uint8(Flag.FLAT_INVALID)
+        if detector.noise_known:
+            return _model_planes(result, flat_variance(levels, detector), setting, stage)
+        result.error[:] /= norm
         return _scatter_planes(result, len(frames), setting)
-    return _model_planes(result, flat_variance(levels, detector), setting, stage)
 
 
 def _model_planes(
     stack: Stack, variance: Variance, setting: Setting, stage: Stage, common: Master | None = None
 ) -> Planes:
-    """Planes with the uncertainty of the noise model, which replaces that of the scatter."""
+    """Planes with the uncertainty of the noise model, if any is wanted."""
+    if not setting.config.output.uncertainty:
+        return Planes(stack.data, None, stack.flags)
+    std = np.empty_like(stack.data)
     kind = setting.dtype.type
     none = np.empty((0, 0), setting.dtype)
     common_std = none if common is None else common.std
@@ -191,12 +209,12 @@ def _model_planes(
     def fill(band: slice) -> None:
         average_std(
             stack.data[band], stack.n_used[band], kind(variance.photon), kind(variance.read),
-            common_std[band] if common_std.size else none, stack.error[band],
+            common_std[band] if common_std.size else none, std[band],
         )  # fmt: skip
 
     rows, columns = stack.data.shape
     setting.workers.run_bands(rows, columns * 8 * setting.dtype.itemsize, stage, fill)
-    return Planes(stack.data, stack.error, stack.flags)
+    return Planes(stack.data, std, stack.flags)
 
 
 def _scatter_planes(stack: Stack, n_frames: int, setting: Setting) -> Planes:
@@ -205,14 +223,15 @@ def _scatter_planes(stack: Stack, n_frames: int, setting: Setting) -> Planes:
     return Planes(stack.data, std, stack.flags, "scatter of the frames")
 
 
-def combine_bands(
+@contextmanager
+def _combine_bands(
     reads: Sequence[ReadBand],
     scales: Array,
     shape: tuple[int, int],
     setting: Setting,
     least_std: float,
     stage: Stage,
-) -> Stack:
+) -> Iterator[Stack]:
     """Combine frames in bands of rows, several bands at once.
 
     Parameters
@@ -230,44 +249,45 @@ def combine_bands(
     stage : Stage
         Memory for the bands.
 
-    Returns
-    -------
+    Yields
+    ------
     Stack
-        A pixel without a good input has the plain average of the bad ones and NO_INPUT.
+        A pixel without a good input has the plain average of the bad ones and NO_INPUT. Error
+        and counts can be used within the context only.
     """
     n, (rows, columns) = len(reads), shape
-    kind = setting.dtype.type
-    data, error = np.empty(shape, kind), np.empty(shape, kind)
-    n_used = np.empty(shape, np.int32)
+    kind, lend = setting.dtype.type, setting.buffers.lend
+    data = np.empty(shape, kind)
     flags = np.zeros(shape, np.uint8)
     factors = np.asarray(scales, kind)
     low, high = kind(setting.config.combine.low_sigma), kind(setting.config.combine.high_sigma)
 
     def combine(band: slice) -> None:
-        height = band.stop - band.start
-        stack = np.empty((n, height, columns), kind)
-        bad = np.empty((n, height, columns), np.uint8)
-        for read, values, its_flags in zip(reads, stack, bad, strict=True):
-            read(band.start, band.stop, values, its_flags)
-        combine_clipped(
-            stack.reshape(n, -1), bad.reshape(n, -1), factors, low, high, kind(least_std),
-            data[band].reshape(-1), error[band].reshape(-1), n_used[band].reshape(-1),
-        )  # fmt: skip
-        empty = n_used[band] == 0
-        if empty.any():
-            data[band][empty] = (stack[:, empty] * factors[:, None]).mean(axis=0)
-            flags[band][empty] = Flag.NO_INPUT
+        block = (n, band.stop - band.start, columns)
+        with lend(block, kind) as stack, lend(block, np.uint8) as bad:
+            for read, values, its_flags in zip(reads, stack, bad, strict=True):
+                read(band.start, band.stop, values, its_flags)
+            combine_clipped(
+                stack.reshape(n, -1), bad.reshape(n, -1), factors, low, high, kind(least_std),
+                data[band].reshape(-1), error[band].reshape(-1), n_used[band].reshape(-1),
+            )  # fmt: skip
+            empty = n_used[band] == 0
+            if empty.any():
+                data[band][empty] = (stack[:, empty] * factors[:, None]).mean(axis=0)
+                flags[band][empty] = Flag.NO_INPUT
 
     # Each band writes its own rows only, so the result does not depend on their order.
     row_bytes = n * columns * (kind().itemsize + 1)
-    setting.workers.run_bands(rows, row_bytes, stage, combine)
-    return Stack(data, error, n_used, flags)
+    with lend(shape, kind) as error, lend(shape, np.int32) as n_used:
+        setting.workers.run_bands(rows, row_bytes, stage, combine)
+        yield Stack(data, error, n_used, flags)
 
 
 def _fill_error(error: Array, n_frames: int) -> Array | None:
     """Standard errors, with that of a single typical value where fewer than two were kept."""
     if n_frames < 2:
         return None
+    error = error.copy()
     unknown = ~np.isfinite(error)
     if unknown.any():
         typical = np.median(error[~unknown]) if not unknown.all() else np.nan

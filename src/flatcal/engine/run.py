@@ -15,6 +15,7 @@ from threading import Lock
 from typing import Any
 
 from flatcal import __version__
+from flatcal.engine.buffers import Buffers
 from flatcal.engine.headers import frame_header, master_header, read_header, recipe_hash
 from flatcal.engine.masters import Master, load_master, make_master
 from flatcal.engine.products import Planes, Setting, calibrate_frame, combine_flats, combine_raw
@@ -143,7 +144,8 @@ class _Run:
         self.store = store
         self.workers = workers
         self.shelf = MasterShelf(self._load_master)
-        self.setting = Setting(self.raw, plan.config, self.shelf.get, workers)
+        self.buffers = Buffers()
+        self.setting = Setting(self.raw, plan.config, self.shelf.get, workers, self.buffers)
         self.progress = progress
         self.frames = {frame.file: frame for frame in plan.frames}
         self.inputs: dict[str, InputRecord] = {}
@@ -297,7 +299,8 @@ class _Run:
     def _try_level(self, frame: FramePlan) -> None:
         """Level of a flat that is not written."""
         try:
-            level = level_of(calibrate_frame(self.setting, frame))
+            with calibrate_frame(self.setting, frame, with_std=False) as planes:
+                level = level_of(planes)
         except FlatcalError as error:
             self._fail(frame.file, error)
         else:
@@ -368,8 +371,9 @@ class _Run:
         self.workers.run([partial(task, frame) for frame in ordered], stage)
 
     def _make_room(self, stage: str) -> None:
-        """Drop masters that a stage leaves no memory for."""
+        """Drop masters that a stage leaves no memory for, and what the last stage worked in."""
         workers = self.workers
+        self.buffers.clear()
         self.shelf.make_room(workers.stage(stage).room_bytes(workers.jobs, workers.memory_bytes))
 
     def _try_frame(self, frame: FramePlan) -> None:
@@ -386,10 +390,11 @@ class _Run:
         assert frame.kind is not None
         if not self._is_current(output, frame.kind, recipe, [frame]):
             self.store.check_replaceable(output)
-            planes = calibrate_frame(self.setting, frame)
             header = frame_header(read_header(self.raw / frame.file, _hdu(frame)), frame)
-            product = self._describe(output, frame.kind, planes, header, recipe, [frame])
-            self._write(product, header, planes, has_mask=self.plan.config.output.mask)
+            settings = self.plan.config.output
+            with calibrate_frame(self.setting, frame, with_std=settings.uncertainty) as planes:
+                product = self._describe(output, frame.kind, planes, header, recipe, [frame])
+                self._write(product, header, planes, has_mask=settings.mask)
         with self.lock:
             self.levels[frame.file] = self.products[output].median_adu
 
