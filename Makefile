@@ -13,8 +13,8 @@ test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto
 
 lint: $(VENV)/installed-test $(VENV)/installed-lint
-	$(BIN)/ruff check src tests docs
-	$(BIN)/ruff format --check src tests docs
+	$(BIN)/ruff check src tests docs benchmarks
+	$(BIN)/ruff format --check src tests docs benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -15,6 +15,8 @@ from flatcal.frame import Kind
 from flatcal.plan import FramePlan, MasterPlan, Plan, Step
 from flatcal.section import parse_section
 
+DEFAULT_MEMORY_BYTES = 2 * 2**30
+
 # Bands of about this many bytes keep a thread busy; larger ones leave the shared cache.
 BAND_BYTES = 12 * 2**20
 

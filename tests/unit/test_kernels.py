@@ -145,7 +145,7 @@ def test_decode(seed, dtype):
     out = np.empty(values.shape, dtype)
     none, no_level = np.empty((0, 0), dtype), np.empty(0, dtype)
     arithmetic.calibrate_uint16(
-        as_in_a_file(values), no_level, none, none, dtype(1), none, dtype(np.inf), out, NO_FLAGS
+        as_in_a_file(values), 0, no_level, none, none, dtype(1), none, dtype(np.inf), out, NO_FLAGS
     )
     np.testing.assert_array_equal(out, values)
 
@@ -191,7 +191,8 @@ def test_calibration_is_its_steps_in_numpy(seed, shape, dtype, present, scale):
     arithmetic.calibrate(in_place, *arguments)
     assert in_place.tobytes() == expected.tobytes()
     fused, flags = np.empty(shape, dtype), np.empty(shape, np.uint8)
-    arithmetic.calibrate_uint16(as_in_a_file(raw), *arguments, dtype(60000), fused, flags)
+    wide = as_in_a_file(np.pad(raw, ((0, 0), (2, 1)), constant_values=65535))
+    arithmetic.calibrate_uint16(wide, 2, *arguments, dtype(60000), fused, flags)
     assert fused.tobytes() == expected.tobytes()
     expected_flags = np.where(raw >= 60000, Flag.SATURATED, 0)
     if 3 in present:

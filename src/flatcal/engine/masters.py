@@ -220,8 +220,8 @@ class CalibratedFrame:
             _band(p.flat, band, p.dtype),
         )
         if stored is not None:
-            raw = stored[:, p.section[1]]
-            arithmetic.calibrate_uint16(raw, *steps, self.saturation, out, flags)
+            first = p.section[1].start
+            arithmetic.calibrate_uint16(stored, first, *steps, self.saturation, out, flags)
         else:
             out[:] = self.raw.values(rows, p.section[1], p.dtype)
             arithmetic.flag_image(out, self.saturation, steps[-1], flags)

@@ -25,13 +25,12 @@ from flatcal.engine.workers import Workers
 from flatcal.errors import BrokenFileError, FlatcalError, FrameError
 from flatcal.frame import Caveat, Kind
 from flatcal.io import RawFrame
+from flatcal.kernels.compiled import telling_of_compilation
 from flatcal.plan import FramePlan, MasterPlan, Plan, Step
-from flatcal.projection import project_memory
+from flatcal.projection import DEFAULT_MEMORY_BYTES, project_memory
 from flatcal.records import InputRecord, Outcome, ProductRecord, RunRecord, Status
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_MEMORY_BYTES = 2 * 2**30
 
 # What of a frame's plan determines its pixels and header, beside the raw file and the steps.
 _PIXEL_FACTS = {"kind", "exposure_time_s", "filter", "date", "unit", "shape", "detector"}
@@ -122,8 +121,9 @@ def run_plan(
     store = OutputStore(folder, overwrite=overwrite)
     pool = ThreadPoolExecutor(jobs)
     try:
-        workers = Workers(pool, jobs, memory_bytes, projection)
-        return _Run(plan, store, workers, progress or _silent).run()
+        run = _Run(plan, store, Workers(pool, jobs, memory_bytes, projection), progress or _silent)
+        with telling_of_compilation(run.tell_of_compilation):
+            return run.run()
     finally:
         # Interrupted, what has begun is ended, so that no output is left half made.
         pool.shutdown(wait=True, cancel_futures=True)
@@ -184,6 +184,11 @@ class _Run:
             made=tuple(sorted(self.made)),
             left_over=self.store.left_over(self.products),
         )
+
+    def tell_of_compilation(self) -> None:
+        """Say what the first run on a machine spends its first seconds with."""
+        logger.info("compiling for this machine, once")
+        self.progress("compiling for this machine, once", self.n_done, self.n_total)
 
     def _step_done(self, what: str) -> None:
         with self.lock:

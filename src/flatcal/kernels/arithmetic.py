@@ -92,6 +92,7 @@ def calibrate(
 @kernel()
 def calibrate_uint16(
     raw: Array,
+    first: int,
     level: Array,
     bias: Array,
     dark: Array,
@@ -107,7 +108,9 @@ def calibrate_uint16(
     ----------
     raw : ndarray of uint16, shape (rows, columns)
         The bytes of the file (big-endian, BZERO 32768) viewed as native uint16 on a little-endian
-        machine, cut to the section that is kept.
+        machine; whole rows.
+    first : int
+        The column of `raw` that is the first of `out`.
     level, bias, dark, dark_scale, flat
         As for `calibrate`.
     saturation : float
@@ -121,7 +124,7 @@ def calibrate_uint16(
         row = out[y]
         source = raw[y]
         for x in range(row.size):
-            v = source[x]
+            v = source[first + x]
             row[x] = np.uint16(((v >> 8) | (v << 8)) ^ 0x8000)
         if flags.size:
             flag_row(row, saturation, flat, y, flags[y])
@@ -209,7 +212,8 @@ def propagate(
     for y in range(calibrated.shape[0]):
         values = calibrated[y]
         row = out[y]
-        row[:] = values
+        for x in range(row.size):
+            row[x] = values[x]
         if flat.size:
             _multiply(row, flat[y])
         if dark.size and not dark_holds_bias:

@@ -286,7 +286,8 @@ def _load(
 ) -> bool:
     """Copy scaled values into a block, bad ones as +inf; True when none is bad."""
     size = values.shape[1]
-    n_good[:] = 0
+    for x in range(size):
+        n_good[x] = 0
     for i in range(values.shape[0]):
         source = stack[i, start : start + size]
         scale = scales[i]
@@ -298,7 +299,10 @@ def _load(
             n_good[x] += np.int32(good)
         if flags.size:
             _drop_flagged(flags[i, start : start + size], row, n_good)
-    return bool(n_good.min() == values.shape[0])
+    least = np.int32(values.shape[0])
+    for x in range(size):
+        least = min(least, n_good[x])
+    return bool(least == values.shape[0])
 
 
 @kernel()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from numba import njit
+from numba.core import event
 
 
 def kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -31,3 +33,29 @@ def kernel(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]
         return compiled
 
     return compile_later
+
+
+@contextmanager
+def telling_of_compilation(tell: Callable[[], None]) -> Iterator[None]:
+    """Call a function once, when a kernel has to be compiled because no cache holds it."""
+    listener = _FirstCompilation(tell)
+    event.register("numba:compile", listener)
+    try:
+        yield
+    finally:
+        event.unregister("numba:compile", listener)
+
+
+class _FirstCompilation(event.Listener):  # type: ignore[misc]
+    """Told by numba of every compilation; tells of the first."""
+
+    def __init__(self, tell: Callable[[], None]) -> None:
+        self._tell: Callable[[], None] | None = tell
+
+    def on_start(self, _event: Any) -> None:
+        tell, self._tell = self._tell, None
+        if tell is not None:
+            tell()
+
+    def on_end(self, _event: Any) -> None:
+        """Nothing to say when it is done."""

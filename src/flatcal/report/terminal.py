@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from flatcal.engine.run import RunResult
 from flatcal.frame import Caveat, Frame
 from flatcal.plan import FramePlan, MasterPlan, Plan
+from flatcal.projection import DEFAULT_MEMORY_BYTES, format_size, project_memory
 from flatcal.records import ProductRecord, Status
+
+if TYPE_CHECKING:
+    # The engine brings the compiler of kernels, which a plan can do without.
+    from flatcal.engine.run import RunResult
 
 _FILES_SHOWN = 3
 _NO_EXPOSURE = -1.0
@@ -81,6 +86,12 @@ def print_plan(plan: Plan) -> None:
         f"{len(plan.frames)} frames: {used['combine']} into masters, "
         f"{used['calibrate']} to calibrate, {used['refuse']} refused"
     )
+    if plan.masters:
+        least = project_memory(plan).least_bytes
+        console.print(
+            f"memory: {format_size(least)} at the least; the limit of a run (--memory) is "
+            f"{format_size(DEFAULT_MEMORY_BYTES)}"
+        )
 
 
 def _kind(frame: FramePlan) -> str:
