@@ -107,13 +107,19 @@ def plan(
     config: ConfigFile = None,
     kind: KindRules = None,
     as_json: Annotated[bool, typer.Option("--json", help="The whole plan as JSON.")] = False,
+    explain: Annotated[
+        str | None, typer.Option("--explain", metavar="FILE", help="The whole story of one frame.")
+    ] = None,
     _verbose: Verbose = 0,
 ) -> None:
     """Show what would be done to each frame and why; exit 3 when a frame cannot be calibrated."""
+    from flatcal.report.explain import print_explanation  # noqa: PLC0415
     from flatcal.report.terminal import print_plan  # noqa: PLC0415
 
     made = _plan(raw, config, kind)
-    if as_json:
+    if explain is not None:
+        print_explanation(made, made.find_frame(explain))
+    elif as_json:
         typer.echo(made.model_dump_json(indent=1))
     else:
         print_plan(made)
@@ -140,6 +146,10 @@ def run(
         bool,
         typer.Option("--no-write-flats", help="Master flats straight from the raw flats."),
     ] = False,
+    plan_file: Annotated[
+        Path | None,
+        typer.Option("--plan", metavar="FILE", help="Run a saved plan (plan --json) unchanged."),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that flatcal did not write.")
     ] = False,
@@ -150,7 +160,10 @@ def run(
     from flatcal.report.terminal import print_result, progress_bar  # noqa: PLC0415
 
     memory_bytes = parse_size(memory)
-    made = _plan(raw, config, kind, dtype=dtype, flats=False if no_write_flats else None)
+    if plan_file is None:
+        made = _plan(raw, config, kind, dtype=dtype, flats=False if no_write_flats else None)
+    else:
+        made = _saved_plan(plan_file, raw, (config, kind, dtype, no_write_flats or None))
     try:
         with progress_bar() as progress:
             result = run_plan(
@@ -247,6 +260,22 @@ def _plan(raw: Path, config: Path | None, kinds: list[str] | None, **output: obj
         if not any(matches_file(pattern, frame.file) for frame in made.frames):
             raise ConfigError("bad-config", f"--kind {rule!r} fits no file in {raw}")
     return made
+
+
+def _saved_plan(path: Path, raw: Path, settings: tuple[object, ...]) -> Plan:
+    """A saved plan, which nothing else may bear on."""
+    from flatcal.errors import ConfigError  # noqa: PLC0415
+    from flatcal.plan import load_plan  # noqa: PLC0415
+
+    if any(settings):
+        raise ConfigError(
+            "plan-file",
+            "--plan runs a plan as it is: leave out --config, --kind and what is written",
+        )
+    plan = load_plan(path)
+    if Path(plan.raw) != raw.resolve():
+        raise ConfigError("plan-file", f"{path} is the plan of {plan.raw}, not of {raw.resolve()}")
+    return plan
 
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?))?B?\s*", re.IGNORECASE)

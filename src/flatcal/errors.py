@@ -65,6 +65,11 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "The masters and results that must be in memory at the same time are larger than "
             "--memory allows. flatcal plan says how much a run needs at the least."
         ),
+        "plan-file": (
+            "A saved plan cannot be used: it is not a plan of this version, a raw file is no longer "
+            "as it was planned, or the plan has no such frame. A plan is run as it is or not at "
+            "all; make it anew with flatcal plan --json."
+        ),
         "resources": (
             "The system refused memory or open files. Raise the limit (ulimit -n for files), or "
             "run with fewer threads."

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from flatcal.frame import Caveat, Frame, Kind
+from flatcal.frame import Caveat, Frame, Geometry, Kind
 from flatcal.recipe import DarkSettings
+from flatcal.section import parse_section
+from flatcal.stored import StoredMaster
 
 # Darks are averaged together when their exposure times agree to this fraction.
 SAME_EXPOSURE = 0.01
@@ -27,16 +29,24 @@ class Group:
     kind : Kind
         Their kind.
     frames : tuple of Frame
-        In the order of their files.
+        In the order of their files; of a master of the library, its facts as if of one frame.
+    stored : StoredMaster or None
+        The master of the library that it is.
     """
 
     kind: Kind
     frames: tuple[Frame, ...]
+    stored: StoredMaster | None = None
 
     @property
     def first(self) -> Frame:
         """A frame that stands for all in what they have in common."""
         return self.frames[0]
+
+    @property
+    def n_frames(self) -> int:
+        """How many frames the master is made of."""
+        return len(self.frames) if self.stored is None else self.stored.n_frames
 
     @property
     def exposure_time_s(self) -> float:
@@ -68,6 +78,28 @@ class DarkChoice:
     scaled: bool
     reason: str
     caveats: tuple[Caveat, ...] = ()
+
+
+def stored_group(stored: StoredMaster) -> Group:
+    """A master of the library as a group that frames can be matched with."""
+    shape = stored.setup.shape
+    nowhere = (slice(0, 0), slice(0, 0))
+    frame = Frame(
+        file=stored.path,
+        kind=stored.kind,
+        exposure_time_s=stored.exposure_time_s,
+        set_temperature_c=stored.set_temperature_c,
+        filter=stored.filter,
+        date=stored.date_first,
+        setup=stored.setup,
+        geometry=Geometry(
+            trim_section=parse_section(stored.trim_section, shape) if stored.trim_section else None,
+            overscan_section=nowhere if stored.overscan else None,
+            overscan_statistic="",
+            reason="as it was made",
+        ),
+    )
+    return Group(stored.kind, (frame,), stored)
 
 
 def same_setup(a: Frame, b: Frame) -> bool:
@@ -222,8 +254,17 @@ def _scalable(
     """The darks that may be scaled to an exposure time, or why there is none and the remedy."""
     if settings.scale == "never":
         return f"dark.scale is never; take darks of {exposure:g} s, set dark.scale = 'auto'"
-    # The bias goes off the frame and off the dark: it must fit both.
-    without_bias = [g for g in fitting if bias and choose_bias(g.first, [bias], settings)]
+    # The bias goes off the frame and off the dark: it must fit both, or be gone from the dark.
+    without_bias = [
+        group
+        for group in fitting
+        if bias
+        and (
+            choose_bias(group.first, [bias], settings)
+            if group.stored is None
+            else group.stored.lost_bias
+        )
+    ]
     if not without_bias:
         why = "no bias frames fit, so its bias cannot be taken out"
         return f"{why}; take bias frames or darks of {exposure:g} s"
@@ -236,7 +277,7 @@ def _scalable(
 
 def _scaled(frame: Frame, candidates: Sequence[Group]) -> DarkChoice:
     exposure = exposure_of(frame)
-    rejectable = [group for group in candidates if len(group.frames) >= ENOUGH_TO_REJECT]
+    rejectable = [group for group in candidates if group.n_frames >= ENOUGH_TO_REJECT]
     dark = max(rejectable or candidates, key=lambda group: group.exposure_time_s)
     scale = exposure / dark.exposure_time_s
     caveats = _dark_caveats(frame, dark)
@@ -245,14 +286,61 @@ def _scaled(frame: Frame, candidates: Sequence[Group]) -> DarkChoice:
         caveats += (Caveat("dark-exposure", text),)
     reason = (
         f"no dark of {exposure:g} s; the dark of {dark.exposure_time_s:g} s "
-        f"({len(dark.frames)} frames) is scaled by {scale:.4g}"
+        f"({dark.n_frames} frames) is scaled by {scale:.4g}"
     )
     return DarkChoice(dark, scale, True, reason, caveats)
 
 
+def explain_darks(
+    frame: Frame,
+    groups: Sequence[Group],
+    choice: DarkChoice | Caveat | None,
+    settings: DarkSettings,
+) -> tuple[str, ...]:
+    """What became of each group of darks, the nearest in exposure time first.
+
+    Parameters
+    ----------
+    frame : Frame
+        The frame that was to be calibrated.
+    groups : sequence of Group
+        All groups of darks.
+    choice : DarkChoice or other
+        What `choose_dark` gave, or None where the frame goes without.
+    settings : DarkSettings
+        Tolerances and permissions.
+    """
+    taken = choice if isinstance(choice, DarkChoice) else None
+    exposure = exposure_of(frame)
+    lines = []
+    for group in sorted(groups, key=lambda group: abs(group.exposure_time_s - exposure)):
+        if taken is not None and group is taken.dark:
+            verdict = "taken"
+        else:
+            verdict = _refusal(frame, group, settings) or _second_best(exposure, group, taken)
+        n = group.n_frames
+        made_of = f"{n} frame{'s' if n > 1 else ''}, {_celsius(group.first)}"
+        lines.append(f"dark of {group.exposure_time_s:g} s ({made_of}): {verdict}")
+    return tuple(lines)
+
+
+def _second_best(exposure: float, group: Group, taken: DarkChoice | None) -> str:
+    """Why a dark that could serve a frame was not taken."""
+    difference = f"{abs(group.exposure_time_s - exposure):g} s from the frame's {exposure:g} s"
+    if taken is None:
+        return f"{difference}, and not to be scaled"
+    if not taken.scaled:
+        return f"{difference}, the one taken is nearer"
+    if group.exposure_time_s < exposure:
+        return "shorter than the frame"
+    if group.n_frames < ENOUGH_TO_REJECT:
+        return f"fewer than {ENOUGH_TO_REJECT} frames, so that no cosmic ray in it is rejected"
+    return "shorter than the one taken, so that it brings more noise"
+
+
 def _dark_caveats(frame: Frame, dark: Group) -> tuple[Caveat, ...]:
     caveats: tuple[Caveat, ...] = ()
-    n = len(dark.frames)
+    n = dark.n_frames
     if n < ENOUGH_TO_REJECT:
         text = f"dark of {dark.exposure_time_s:g} s has {n} frame{'s' if n > 1 else ''}"
         caveats += (Caveat("single-dark", f"{text}; cosmic rays in it are not rejected"),)

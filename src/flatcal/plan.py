@@ -6,13 +6,16 @@ running it decides nothing new, so what `flatcal plan` shows is what `flatcal ru
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from flatcal.camera import Strict
-from flatcal.frame import Caveat, Detector, Kind, Storage
+from flatcal.errors import ConfigError
+from flatcal.frame import Caveat, Detector, Kind, Setup, Storage
 from flatcal.recipe import Config
+from flatcal.stored import StoredMaster
 
 StepName = Literal[
     "subtract_overscan", "trim_image", "subtract_bias", "subtract_dark", "flat_correct"
@@ -77,6 +80,8 @@ class FramePlan(Strict):
         Name of the master that the frame goes into.
     reason : str
         Why the frame is treated so.
+    considered : tuple of str
+        The darks that there were, and what became of each.
     caveats, errors : tuple of Caveat
         What the observer should know; why the frame is refused.
     storage, detector
@@ -99,6 +104,7 @@ class FramePlan(Strict):
     output: str | None = None
     part_of: str | None = None
     reason: str = ""
+    considered: tuple[str, ...] = ()
     caveats: tuple[Caveat, ...] = ()
     errors: tuple[Caveat, ...] = ()
     storage: Storage | None = None
@@ -126,20 +132,34 @@ class MasterPlan(Strict):
         Of a flat.
     reason : str
         What the inputs have in common.
+    shape : tuple of int
+        Rows and columns.
+    setup : Setup
+        What frames must agree in to be served by it.
+    set_temperature_c : float or None
+        Set temperature of the detector.
+    stored : StoredMaster or None
+        The master of the library that it is; it then has no inputs and no output.
     """
 
     name: str
     kind: Kind
-    output: str
-    inputs: tuple[str, ...]
+    shape: tuple[int, int]
+    setup: Setup
+    set_temperature_c: float | None = None
+    output: str = ""
+    inputs: tuple[str, ...] = ()
     steps: tuple[Step, ...] = ()
     exposure_time_s: float = 0.0
     filter: str = ""
     reason: str = ""
+    stored: StoredMaster | None = None
 
     @property
     def lost_bias(self) -> str:
         """Name of the bias that went off the frames of a dark; empty when it holds its bias."""
+        if self.stored is not None:
+            return self.stored.bias_recipe if self.stored.lost_bias else ""
         return next((s.master or "" for s in self.steps if s.name == "subtract_bias"), "")
 
 
@@ -174,3 +194,68 @@ class Plan(Strict):
     def master(self, name: str) -> MasterPlan:
         """The master of that name."""
         return next(master for master in self.masters if master.name == name)
+
+    def find_frame(self, name: str) -> FramePlan:
+        """The frame of that path below the raw folder, or of that file name.
+
+        Raises
+        ------
+        ConfigError
+            When there is none, or more than one.
+        """
+        exact = [frame for frame in self.frames if frame.file == name]
+        found = exact or [f for f in self.frames if Path(f.file).name == Path(name).name]
+        if len(found) == 1:
+            return found[0]
+        files = ", ".join(frame.file for frame in found[:3])
+        told = f"several files are called so: {files}" if found else f"no such file in {self.raw}"
+        raise ConfigError("plan-file", f"{name}: {told}")
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Read a plan that was saved as JSON, and see that it still holds.
+
+    Parameters
+    ----------
+    path : str or Path
+        What ``flatcal plan --json`` printed, or plan.json of an output folder.
+
+    Returns
+    -------
+    Plan
+        Unchanged.
+
+    Raises
+    ------
+    ConfigError
+        When it is no plan of this version, or a raw file is not as it was when planned.
+    """
+    try:
+        plan = Plan.model_validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise ConfigError("plan-file", f"{path} cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise ConfigError(
+            "plan-file", f"{path} is no plan of this version ({where}: {first['msg']}); plan again"
+        ) from error
+    changed = [frame.file for frame in plan.frames if _has_changed(Path(plan.raw), frame)]
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise ConfigError(
+            "plan-file",
+            f"{', '.join(changed[:3])}{more} changed since {path} was made; plan again",
+        )
+    return plan
+
+
+def _has_changed(raw: Path, frame: FramePlan) -> bool:
+    if frame.storage is None:
+        return False
+    try:
+        status = (raw / frame.file).stat()
+    except OSError:
+        return True
+    stamp = (frame.storage.size_bytes, frame.storage.mtime_ns)
+    return (status.st_size, status.st_mtime_ns) != stamp

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from flatcal.camera import find_profile_by_name
-from flatcal.frame import Caveat, Frame, Kind
+from flatcal.frame import Caveat, Frame, Kind, Setup
 from flatcal.index import find_frames
 from flatcal.matching import (
     ENOUGH_TO_REJECT,
@@ -16,17 +16,30 @@ from flatcal.matching import (
     choose_bias,
     choose_dark,
     choose_flat,
+    explain_darks,
     group_bias,
     group_darks,
     group_flats,
+    stored_group,
 )
 from flatcal.naming import distinct, output_names, slug
 from flatcal.plan import FramePlan, MasterPlan, Plan, Step
 from flatcal.recipe import Config
 from flatcal.section import format_section
+from flatcal.stored import StoredMaster
 
 
-def build_plan(raw: str | Path, config: Config | None = None) -> Plan:
+class Shelf(Protocol):
+    """What can name stored masters for a frame: a library."""
+
+    def candidates(self, kind: Kind, setup: Setup, date: str) -> Sequence[StoredMaster]:
+        """Good masters of a set-up that may serve on a date, the nearest in time first."""
+        ...
+
+
+def build_plan(
+    raw: str | Path, config: Config | None = None, *, library: Shelf | None = None
+) -> Plan:
     """Plan the calibration of a folder of raw frames.
 
     Parameters
@@ -35,6 +48,8 @@ def build_plan(raw: str | Path, config: Config | None = None) -> Plan:
         The raw folder; its subfolders are included.
     config : Config, optional
         Settings; the defaults when left out.
+    library : Library, optional
+        Gives masters of other nights where the folder has none that fit.
 
     Returns
     -------
@@ -47,20 +62,24 @@ def build_plan(raw: str | Path, config: Config | None = None) -> Plan:
         When there is no FITS file.
     """
     config = config or Config()
-    return plan_frames(Path(raw), find_frames(raw, config), config)
+    return plan_frames(Path(raw), find_frames(raw, config), config, library)
 
 
-def plan_frames(raw: Path, frames: Sequence[Frame], config: Config) -> Plan:
+def plan_frames(
+    raw: Path, frames: Sequence[Frame], config: Config, library: Shelf | None = None
+) -> Plan:
     """Plan frames that have been read; see `build_plan`."""
-    return _Planner(frames, config).plan(raw)
+    return _Planner(frames, config, library).plan(raw)
 
 
 class _Planner:
     """Works out a plan; lives only while `plan_frames` runs."""
 
-    def __init__(self, frames: Sequence[Frame], config: Config) -> None:
+    def __init__(self, frames: Sequence[Frame], config: Config, library: Shelf | None) -> None:
         self.frames = frames
         self.config = config
+        self.library = library
+        self.stored: dict[int, Group] = {}
         good = [frame for frame in frames if not frame.errors]
         self.bias_groups = group_bias(_of(Kind.BIAS, good), config.dark)
         self.dark_groups = group_darks(_of(Kind.DARK, good), config.dark)
@@ -75,7 +94,7 @@ class _Planner:
         self.scaled_darks = {
             id(choice.dark)
             for choice in self.choices.values()
-            if isinstance(choice, DarkChoice) and choice.scaled
+            if isinstance(choice, DarkChoice) and choice.scaled and choice.dark.stored is None
         }
         self.choices = {
             frame.file: self._with_bias(frame, self.choices[frame.file]) for frame in self.targets
@@ -101,8 +120,13 @@ class _Planner:
 
     def _choose(self, frame: Frame) -> DarkChoice | Caveat | None:
         """The dark, None for going without, or the refusal."""
-        bias = choose_bias(frame, self.bias_groups, self.config.dark)
+        bias = self._bias(frame)
         choice = choose_dark(frame, self.dark_groups, bias, self.config.dark)
+        stored = self._stored(Kind.DARK, frame)
+        if isinstance(choice, Caveat) and stored:
+            from_library = choose_dark(frame, stored, bias, self.config.dark)
+            if isinstance(from_library, DarkChoice) or not self.dark_groups:
+                choice = from_library
         if isinstance(choice, DarkChoice) or self._dark_required(frame):
             return choice
         if bias is None:
@@ -110,20 +134,43 @@ class _Planner:
             return Caveat("no-bias", text)
         return None
 
+    def _bias(self, frame: Frame) -> Group | None:
+        """The bias for a frame, from its night or else from the library."""
+        return choose_bias(frame, self.bias_groups, self.config.dark) or choose_bias(
+            frame, self._stored(Kind.BIAS, frame), self.config.dark
+        )
+
+    def _stored(self, kind: Kind, frame: Frame) -> list[Group]:
+        """Masters of the library that might serve a frame; each is one group for all frames."""
+        if self.library is None:
+            return []
+        assert frame.setup is not None
+        groups = []
+        for stored in self.library.candidates(kind, frame.setup, frame.date):
+            group = self.stored.setdefault(stored.id, stored_group(stored))
+            self.names.setdefault(id(group), f"library_{stored.id}_{_stored_name(stored)}")
+            groups.append(group)
+        return groups
+
+    def _has_no_bias(self, dark: Group) -> bool:
+        """Whether a master dark has lost its bias, or will have."""
+        return id(dark) in self.scaled_darks if dark.stored is None else dark.stored.lost_bias
+
     def _with_bias(
         self, frame: Frame, choice: DarkChoice | Caveat | None
     ) -> DarkChoice | Caveat | None:
         """The choice, or a refusal where its dark has lost the bias and no bias fits the frame."""
         if (
             isinstance(choice, DarkChoice)
-            and id(choice.dark) in self.scaled_darks
-            and choose_bias(frame, self.bias_groups, self.config.dark) is None
+            and self._has_no_bias(choice.dark)
+            and self._bias(frame) is None
         ):
             name = self.names[id(choice.dark)]
+            why = "" if choice.dark.stored else ", because other frames need it scaled,"
             return Caveat(
                 "no-bias",
-                f"{name} has lost its bias, because other frames need it scaled, and no bias "
-                "fits this frame; take bias frames at its set temperature",
+                f"{name} has lost its bias{why} and no bias fits this frame; take bias frames at "
+                "its set temperature",
             )
         return choice
 
@@ -135,12 +182,12 @@ class _Planner:
             reason = "no dark fits and none is required, so the bias is subtracted by itself"
             return (*steps, *self._bias_step(frame, reason))
         dark_reason = choice.reason
-        if id(choice.dark) in self.scaled_darks:
-            reason = (
-                "the dark is scaled, so the bias is subtracted by itself"
-                if choice.scaled
-                else "other frames need this dark scaled, so it holds no bias"
-            )
+        if self._has_no_bias(choice.dark):
+            reason = "other frames need this dark scaled, so it holds no bias"
+            if choice.scaled:
+                reason = "the dark is scaled, so the bias is subtracted by itself"
+            elif choice.dark.stored is not None:
+                reason = "the dark of the library holds no bias"
             steps += self._bias_step(frame, reason)
         else:
             dark_reason += "; the bias stays in the dark and goes with it"
@@ -151,7 +198,7 @@ class _Planner:
         return tuple(steps)
 
     def _bias_step(self, frame: Frame, reason: str) -> list[Step]:
-        bias = choose_bias(frame, self.bias_groups, self.config.dark)
+        bias = self._bias(frame)
         assert bias is not None
         return [Step(name="subtract_bias", master=self.names[id(bias)], reason=reason)]
 
@@ -165,15 +212,35 @@ class _Planner:
             for group in (*self.bias_groups, *self.dark_groups, *self.flat_groups)
             for frame in group.frames
         }
+        frames = tuple(
+            self._frame_plan(frame, outputs.get(frame.file), members.get(frame.file))
+            for frame in self.frames
+        )
+        masters = tuple(self._masters())
         return Plan(
             raw=str(raw.resolve()),
             config=self.config,
-            masters=tuple(self._masters()),
-            frames=tuple(
-                self._frame_plan(frame, outputs.get(frame.file), members.get(frame.file))
-                for frame in self.frames
-            ),
+            masters=(*self._stored_masters((*frames, *masters)), *masters),
+            frames=frames,
         )
+
+    def _stored_masters(self, users: Sequence[FramePlan | MasterPlan]) -> list[MasterPlan]:
+        """The masters of the library that some frame or master needs."""
+        used = {step.master for user in users for step in user.steps}
+        named = {self.names[id(group)]: group for group in self.stored.values()}
+        return [
+            MasterPlan(
+                name=name,
+                kind=group.kind,
+                **_identity(group.first),
+                exposure_time_s=group.exposure_time_s,
+                filter=group.first.filter if group.kind is Kind.FLAT else "",
+                reason=f"from the library: {_common(group)}, {group.first.date[:10] or 'no date'}",
+                stored=group.stored,
+            )
+            for name, group in named.items()
+            if name in used
+        ]
 
     def _outputs(self) -> dict[str, str]:
         outputs: dict[str, str] = {}
@@ -200,23 +267,16 @@ class _Planner:
 
     def _master(self, group: Group, steps: tuple[Step, ...]) -> MasterPlan:
         name = self.names[id(group)]
-        n = len(group.frames)
-        common = [_camera(group.first)]
-        if group.kind is Kind.DARK:
-            common.append(f"{group.exposure_time_s:g} s")
-        if group.kind is Kind.FLAT:
-            common.append(f"filter {group.first.filter or 'none'}")
-        if group.first.set_temperature_c is not None:
-            common.append(f"{group.first.set_temperature_c:g} C")
         return MasterPlan(
             name=name,
             kind=group.kind,
+            **_identity(group.first),
             output=f"masters/{name}.fits",
             inputs=tuple(frame.file for frame in group.frames),
             steps=steps,
             exposure_time_s=group.exposure_time_s,
             filter=group.first.filter if group.kind is Kind.FLAT else "",
-            reason=f"{n} frame{'s' if n > 1 else ''} of {', '.join(common)}",
+            reason=_common(group),
         )
 
     def _frame_plan(self, frame: Frame, output: str | None, part_of: str | None) -> FramePlan:
@@ -227,15 +287,20 @@ class _Planner:
             few = self._few_frames(frame, self.bias_groups)
             return _frame_plan(frame, "combine", part_of=part_of, reason=master, caveats=few)
         choice = self.choices[frame.file]
+        considered = explain_darks(frame, self.dark_groups, choice, self.config.dark)
         if isinstance(choice, Caveat):
-            return _frame_plan(frame, "refuse", errors=(choice,), reason=choice.text)
+            return _frame_plan(
+                frame, "refuse", errors=(choice,), reason=choice.text, considered=considered
+            )
         steps = self._calibration_steps(frame)
         caveats = choice.caveats if choice is not None else ()
         if choice is None and self.config.dark.required is False:
             caveats = (Caveat("no-dark", "calibrated without a dark, as asked"),)
         caveats += self._few_frames(frame, self.flat_groups)
         if frame.kind is Kind.SCIENCE:
-            flat = choose_flat(frame, self.flat_groups)
+            flat = choose_flat(frame, self.flat_groups) or choose_flat(
+                frame, self._stored(Kind.FLAT, frame)
+            )
             if flat is not None:
                 name = self.names[id(flat)]
                 reason = f"flats in filter {frame.filter or 'none'}"
@@ -248,7 +313,7 @@ class _Planner:
         return _frame_plan(
             frame, "calibrate" if written else "combine", steps=steps,
             output=output if written else None, part_of=part_of, caveats=caveats,
-            reason="; ".join(step.reason for step in steps[-2:]),
+            considered=considered, reason="; ".join(step.reason for step in steps[-2:]),
         )  # fmt: skip
 
     def _few_frames(self, frame: Frame, groups: Sequence[Group]) -> tuple[Caveat, ...]:
@@ -271,6 +336,40 @@ class _Planner:
 
 def _of(kind: Kind, frames: Sequence[Frame]) -> list[Frame]:
     return [frame for frame in frames if frame.kind is kind]
+
+
+def _common(group: Group) -> str:
+    """What the frames of a master have in common."""
+    n = group.n_frames
+    common = [_camera(group.first)]
+    if group.kind is Kind.DARK:
+        common.append(f"{group.exposure_time_s:g} s")
+    if group.kind is Kind.FLAT:
+        common.append(f"filter {group.first.filter or 'none'}")
+    if group.first.set_temperature_c is not None:
+        common.append(f"{group.first.set_temperature_c:g} C")
+    return f"{n} frame{'s' if n > 1 else ''} of {', '.join(common)}"
+
+
+def _stored_name(stored: StoredMaster) -> str:
+    if stored.kind is Kind.DARK:
+        return f"dark_{stored.exposure_time_s:.6g}s"
+    return f"flat_{slug(stored.filter)}" if stored.kind is Kind.FLAT else "bias"
+
+
+def _identity(frame: Frame) -> dict[str, Any]:
+    """What tells a master from others, from one of its frames."""
+    assert frame.geometry is not None
+    assert frame.setup is not None
+    shape, trim = frame.setup.shape, frame.geometry.trim_section
+    if trim is not None:
+        rows, columns = trim
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+    return {
+        "shape": shape,
+        "setup": frame.setup,
+        "set_temperature_c": frame.set_temperature_c,
+    }
 
 
 def _camera(frame: Frame) -> str:
@@ -324,6 +423,7 @@ def _frame_plan(
     output: str | None = None,
     part_of: str | None = None,
     reason: str = "",
+    considered: tuple[str, ...] = (),
     caveats: tuple[Caveat, ...] = (),
     errors: tuple[Caveat, ...] = (),
 ) -> FramePlan:
@@ -344,6 +444,7 @@ def _frame_plan(
         output=output,
         part_of=part_of,
         reason=reason,
+        considered=considered,
         caveats=(*frame.caveats, *caveats),
         errors=(*frame.errors, *errors),
         storage=frame.storage,

@@ -127,7 +127,7 @@ class _Projector:
         self.value_bytes = np.dtype(plan.config.output.dtype).itemsize
 
     def project(self) -> Projection:
-        stages = [self._master(master) for master in self.plan.masters]
+        stages = [self._master(m) for m in self.plan.masters if m.stored is None]
         for kind in (Kind.FLAT, Kind.SCIENCE):
             frames = [f for f in self.plan.frames if f.kind is kind and f.steps]
             if frames:
@@ -137,7 +137,7 @@ class _Projector:
     def _master(self, master: MasterPlan) -> Stage:
         """Average, two errors, counts and flags; a band of all the frames."""
         frames = [self.frames[file] for file in master.inputs]
-        rows, columns = _kept(frames[0], master.steps or frames[0].steps)
+        rows, columns = master.shape
         steps = [master.steps] if master.steps else [frame.steps for frame in frames]
         result = rows * columns * (3 * self.value_bytes + 5)
         row = len(frames) * columns * (self.value_bytes + 1) + columns * 2
@@ -156,9 +156,7 @@ class _Projector:
         names = {step.master for its in steps for step in its if step.master is not None}
         total = 0
         for name in names:
-            master = self.plan.master(name)
-            first = self.frames[master.inputs[0]]
-            rows, columns = _kept(first, master.steps or first.steps)
+            rows, columns = self.plan.master(name).shape
             total += rows * columns * (2 * self.value_bytes + 1)
         return total
 

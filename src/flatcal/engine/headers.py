@@ -91,7 +91,10 @@ def frame_header(raw: fits.Header, plan: FramePlan) -> fits.Header:
 
 
 def master_header(
-    raws: Sequence[fits.Header], master: MasterPlan, frames: Sequence[FramePlan]
+    raws: Sequence[fits.Header],
+    master: MasterPlan,
+    frames: Sequence[FramePlan],
+    bias_recipe: str,
 ) -> fits.Header:
     """The header of a master.
 
@@ -103,6 +106,8 @@ def master_header(
         What is combined.
     frames : sequence of FramePlan
         Plans of the inputs, in the same order.
+    bias_recipe : str
+        Recipe of the bias that went off a dark; empty for none.
     """
     header = common_cards(raws)
     _set_kind(header, master.kind)
@@ -129,6 +134,28 @@ def master_header(
     header.update(common_cards([state_cards(its_steps) for its_steps in steps]))
     if master.kind is Kind.FLAT:
         header["BUNIT"] = ("", "relative response, median 1")
+    header.update(_identity_cards(master, bias_recipe))
+    return header
+
+
+def _identity_cards(master: MasterPlan, bias_recipe: str) -> fits.Header:
+    """What frames must agree in to be served by a master, as the library reads it again."""
+    setup = master.setup
+    header = fits.Header()
+    header["FCCAMERA"] = (ascii_text(setup.camera), "camera")
+    header["FCROWS"] = (setup.shape[0], "rows of the raw image")
+    header["FCCOLS"] = (setup.shape[1], "columns of the raw image")
+    header["FCXBIN"] = (setup.binning[0], "binning along x")
+    header["FCYBIN"] = (setup.binning[1], "binning along y")
+    header["FCRDMODE"] = (ascii_text(setup.readout_mode), "read-out mode")
+    header["FCGAINST"] = (ascii_text(setup.gain_setting), "gain setting")
+    header["FCUNIT"] = (setup.unit, "unit of the raw values")
+    if master.set_temperature_c is not None:
+        header["FCSETTMP"] = (master.set_temperature_c, "[C] set temperature")
+    if master.kind is Kind.DARK:
+        header["FCLOSTB"] = (bool(master.lost_bias), "whether the dark has lost its bias")
+        if bias_recipe:
+            header["FCBIASRC"] = bias_recipe  # a comment would not fit
     return header
 
 

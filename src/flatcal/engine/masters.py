@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from flatcal.engine.noise import read_variance_adu2
+from flatcal.errors import FrameError
 from flatcal.flags import Flag
 from flatcal.frame import Detector
 from flatcal.io import RawFrame, decode, naming
 from flatcal.kernels import arithmetic
 from flatcal.plan import Step
 from flatcal.section import Section, parse_section
+from flatcal.stored import StoredMaster
 
 Array = NDArray[Any]
 
@@ -60,6 +63,28 @@ def load_master(path: Path, lost_bias: str, dtype: Any) -> Master:
         np.ascontiguousarray(planes["MASK"], np.uint8),
         lost_bias,
     )
+
+
+def require_unchanged(stored: StoredMaster) -> None:
+    """Refuse a master of the library whose file is gone or another.
+
+    Raises
+    ------
+    FrameError
+        It names the file.
+    """
+    try:
+        with Path(stored.path).open("rb") as file:
+            digest = file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise FrameError(
+            "library", f"{stored.path} cannot be read: {error.strerror}; retire {stored.id}"
+        ) from error
+    if digest != stored.sha256:
+        raise FrameError(
+            "library",
+            f"{stored.path} is not the file that was added to the library; retire {stored.id}",
+        )
 
 
 def make_master(data: Array, std: Array | None, flags: Array, lost_bias: str) -> Master:

@@ -17,7 +17,7 @@ from typing import Any
 from flatcal import __version__
 from flatcal.engine.buffers import Buffers
 from flatcal.engine.headers import frame_header, master_header, read_header, recipe_hash
-from flatcal.engine.masters import Master, load_master, make_master
+from flatcal.engine.masters import Master, load_master, make_master, require_unchanged
 from flatcal.engine.products import Planes, Setting, calibrate_frame, combine_flats, combine_raw
 from flatcal.engine.shelf import MasterShelf
 from flatcal.engine.store import OutputStore, check_output, level_of
@@ -156,7 +156,9 @@ class _Run:
         self.master_failures: dict[str, Caveat] = {}
         self.made: set[str] = set()
         self.n_done = 0
-        self.n_total = len(plan.masters) + sum(f.action == "calibrate" for f in plan.frames)
+        self.n_total = sum(m.stored is None for m in plan.masters) + sum(
+            f.action == "calibrate" for f in plan.frames
+        )
         self.lock = Lock()
 
     def run(self) -> RunResult:
@@ -230,7 +232,7 @@ class _Run:
     # -- masters -----------------------------------------------------------------------
 
     def _masters(self, *kinds: Kind) -> list[MasterPlan]:
-        return [master for master in self.plan.masters if master.kind in kinds]
+        return [m for m in self.plan.masters if m.kind in kinds and m.stored is None]
 
     def _try_master(self, master: MasterPlan, make: Callable[[MasterPlan], None]) -> None:
         """Make a master; a frame that turns out broken is left out and named."""
@@ -325,7 +327,8 @@ class _Run:
         self._make_room(master.name)
         planes = make()
         raws = [read_header(self.raw / f.file, _hdu(f)) for f in frames]
-        header = master_header(raws, master, frames)
+        bias_recipe = self._recipe_of(master.lost_bias) if master.lost_bias else ""
+        header = master_header(raws, master, frames, bias_recipe)
         product = self._describe(master.output, master.kind, planes, header, recipe, frames)
         self.shelf.put(
             master.name, make_master(planes.data, planes.std, planes.flags, master.lost_bias)
@@ -345,11 +348,23 @@ class _Run:
 
     def _load_master(self, name: str) -> Master:
         """A master that this run, or an earlier one, has written."""
+        plan = self.plan.master(name)
+        if plan.stored is not None:
+            require_unchanged(plan.stored)
+            return load_master(Path(plan.stored.path), self._lost_bias(plan), self.setting.dtype)
         product = self._product_of(name)
         if name in self.writing:
             self.writing[name].result()
-        plan = self.plan.master(name)
         return load_master(self.store.out / product.output, plan.lost_bias, self.setting.dtype)
+
+    def _lost_bias(self, dark: MasterPlan) -> str:
+        """Name of the bias that a dark of the library has lost, if this plan has it."""
+        same = (m.name for m in self.plan.masters if m.stored and m.stored.recipe == dark.lost_bias)
+        return next(same, dark.lost_bias)
+
+    def _recipe_of(self, master: str) -> str:
+        stored = self.plan.master(master).stored
+        return self._product_of(master).recipe if stored is None else stored.sha256
 
     def _product_of(self, master: str) -> ProductRecord:
         product = self.products.get(self.plan.master(master).output)
@@ -424,7 +439,7 @@ class _Run:
                 "inputs": [(frame.file, self.inputs[frame.file].sha256) for frame in frames],
                 "frames": [frame.model_dump(mode="json", include=_PIXEL_FACTS) for frame in frames],
                 "steps": [step.model_dump(exclude={"reason"}) for step in steps],
-                "masters": {name: self._product_of(name).recipe for name in sorted(masters)},
+                "masters": {name: self._recipe_of(name) for name in sorted(masters)},
                 "settings": settings,
                 "output": self.plan.config.output.model_dump(exclude={"flats"}),
             }
