@@ -35,6 +35,8 @@ class Step(Strict):
         Name of the master that is used.
     scale : float
         Factor of the dark.
+    refine : bool
+        Whether the factor is refined on the hot pixels of the frame.
     reason : str
         Why it is done so.
     """
@@ -44,6 +46,7 @@ class Step(Strict):
     statistic: str | None = None
     master: str | None = None
     scale: float = 1.0
+    refine: bool = False
     reason: str = ""
 
     def __str__(self) -> str:
@@ -53,7 +56,8 @@ class Step(Strict):
             return f"trim to {self.section}"
         scale = f" x {self.scale:.4g}" if self.scale != 1 else ""
         verb = "/" if self.name == "flat_correct" else "-"
-        return f"{verb} {self.master}{scale}"
+        refined = ", refined on hot pixels" if self.refine else ""
+        return f"{verb} {self.master}{scale}{refined}"
 
 
 class FramePlan(Strict):

@@ -192,8 +192,15 @@ class _Planner:
         else:
             dark_reason += "; the bias stays in the dark and goes with it"
         name = self.names[id(choice.dark)]
+        refine = choice.scaled and self.config.dark.refine
         steps.append(
-            Step(name="subtract_dark", master=name, scale=choice.scale, reason=dark_reason)
+            Step(
+                name="subtract_dark",
+                master=name,
+                scale=choice.scale,
+                refine=refine,
+                reason=dark_reason,
+            )
         )
         return tuple(steps)
 

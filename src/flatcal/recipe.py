@@ -27,17 +27,21 @@ class DarkSettings(Strict):
         A dark this close in exposure time is subtracted unscaled.
     temperature_tolerance_c : float
         Largest difference of set temperatures.
-    scale : 'auto' or 'never'
-        Whether a dark may be scaled when none is close enough.
+    scale : 'auto', 'never' or 'always'
+        Whether a dark may be scaled when none is close enough; 'always' even where dark current
+        was measured not to grow with time.
     scale_up : bool
         Whether a shorter dark may be scaled up.
+    refine : bool
+        Whether the factor of a scaled dark is refined on the hot pixels of each frame.
     """
 
     required: Switch | None = None
     tolerance_s: Number = Field(default=0.5, ge=0)
     temperature_tolerance_c: Number = Field(default=0.5, ge=0)
-    scale: Literal["auto", "never"] = "auto"
+    scale: Literal["auto", "never", "always"] = "auto"
     scale_up: Switch = False
+    refine: Switch = False
 
 
 class CombineSettings(Strict):

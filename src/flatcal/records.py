@@ -73,6 +73,8 @@ class ProductRecord(Strict):
         Median of its good pixels, None when it has none.
     n_flagged : int
         Pixels that are not good.
+    refined_scale : float or None
+        Factor of the dark, where it was refined on hot pixels.
     """
 
     output: str
@@ -81,6 +83,7 @@ class ProductRecord(Strict):
     inputs: tuple[str, ...]
     median_adu: float | None
     n_flagged: int
+    refined_scale: float | None = None
 
 
 class RunRecord(Strict):

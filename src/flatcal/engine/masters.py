@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import file_digest
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from flatcal.engine.hot_pixels import refine_scale
 from flatcal.engine.noise import read_variance_adu2
 from flatcal.errors import FrameError
 from flatcal.flags import Flag
@@ -115,6 +116,8 @@ class Preparation:
         Name of the bias; empty for none.
     dark_scale : scalar of `dtype`
         Factor of the dark.
+    refine : bool
+        Whether it is yet to be refined on the hot pixels of the frame.
     dtype : dtype
         Of the calculation.
     """
@@ -126,6 +129,7 @@ class Preparation:
     bias_name: str
     dark: Master | None
     dark_scale: Any
+    refine: bool
     flat: Master | None
     dtype: np.dtype[Any]
 
@@ -151,6 +155,7 @@ def prepare(
     shape: tuple[int, int],
     master: Callable[[str], Master],
     dtype: np.dtype[Any],
+    refined_scale: float | None = None,
 ) -> Preparation:
     """Turn the steps of a plan into arrays.
 
@@ -164,6 +169,8 @@ def prepare(
         Gives a master by its name.
     dtype : dtype
         Of the calculation.
+    refined_scale : float, optional
+        Factor of the dark, where it has been refined already.
     """
     by_name = {step.name: step for step in steps}
 
@@ -184,7 +191,8 @@ def prepare(
         bias=master_of("subtract_bias"),
         bias_name=bias.master or "" if (bias := by_name.get("subtract_bias")) else "",
         dark=master_of("subtract_dark"),
-        dark_scale=dtype.type(dark.scale if dark else 1.0),
+        dark_scale=dtype.type(refined_scale or (dark.scale if dark else 1.0)),
+        refine=dark is not None and dark.refine and refined_scale is None,
         flat=master_of("flat_correct"),
         dtype=dtype,
     )
@@ -270,6 +278,25 @@ class CalibratedFrame:
         else:
             pixels = decode(stored[:, columns], np.float64)
         return np.asarray(p.statistic(pixels, axis=1), p.dtype)
+
+    def refine(self, data: Array, flags: Array) -> None:
+        """Refine the factor of the dark on the hot pixels, where the plan says so.
+
+        Parameters
+        ----------
+        data : ndarray
+            All rows, as `read` gives them; changed in place.
+        flags : ndarray of uint8
+            Their flags.
+        """
+        p = self.preparation
+        if not p.refine or p.dark is None:
+            return
+        flat = None if p.flat is None else p.flat.data
+        correction = p.dtype.type(refine_scale(data, flags, p.dark.data, flat))
+        divided_by = 1 if flat is None else np.where(flat > 0, flat, 1)
+        data -= correction * p.dark.data / divided_by
+        self.preparation = replace(p, dark_scale=p.dark_scale + correction, refine=False)
 
     def level_variance(self, detector: Detector) -> float:
         """Variance in ADU squared of the overscan level of a row; 0 without an overscan.

@@ -78,12 +78,31 @@ class Planes:
         Flags.
     std_source : str
         What the standard deviation comes from.
+    refined_scale : float or None
+        Factor of the dark, where it was refined on hot pixels.
     """
 
     data: Array
     std: Array | None
     flags: Array
     std_source: str = "noise model"
+    refined_scale: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FlatLevel:
+    """What a master flat needs to know of a calibrated flat.
+
+    Attributes
+    ----------
+    median_adu : float or None
+        Median of its good pixels; None without any.
+    refined_scale : float or None
+        Factor of its dark, where it was refined.
+    """
+
+    median_adu: float | None
+    refined_scale: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,22 +138,26 @@ def calibrate_frame(setting: Setting, plan: FramePlan, *, with_std: bool) -> Ite
         data = stack.enter_context(lend(shape, setting.dtype))
         flags = stack.enter_context(lend(shape, np.uint8))
         frame.read(0, shape[0], data, flags)
+        refine = frame.preparation.refine
+        frame.refine(data, flags)
         std = None
         if with_std and detector.noise_known:
             std = stack.enter_context(lend(shape, setting.dtype))
             frame.propagate(data, detector, std)
-        yield Planes(data, std, flags)
+        # Rounded so that a header holds it exactly.
+        scale = float(np.float32(frame.preparation.dark_scale)) if refine else None
+        yield Planes(data, std, flags, refined_scale=scale)
 
 
 @contextmanager
 def _open_calibrated(
-    setting: Setting, plan: FramePlan, steps: Sequence[Step]
+    setting: Setting, plan: FramePlan, steps: Sequence[Step], refined_scale: float | None = None
 ) -> Iterator[CalibratedFrame]:
     assert plan.storage is not None
     assert plan.shape is not None
     assert plan.detector is not None
     with RawFrame(setting.raw_folder / plan.file, plan.storage, plan.shape) as raw:
-        preparation = prepare(steps, plan.shape, setting.masters, setting.dtype)
+        preparation = prepare(steps, plan.shape, setting.masters, setting.dtype, refined_scale)
         yield CalibratedFrame(raw, preparation, plan.detector.saturation_adu)
 
 
@@ -164,7 +187,7 @@ def combine_raw(setting: Setting, master: MasterPlan, frames: Sequence[FramePlan
 
 
 def combine_flats(
-    setting: Setting, master: MasterPlan, frames: Sequence[FramePlan], medians: Sequence[float]
+    setting: Setting, master: MasterPlan, frames: Sequence[FramePlan], flats: Sequence[FlatLevel]
 ) -> Planes:
     """Combine raw flats, each calibrated as it is read and divided by its median.
 
@@ -172,11 +195,12 @@ def combine_flats(
     """
     detector = frames[0].detector
     assert detector is not None
-    levels = np.asarray(medians)
+    levels = np.asarray([flat.median_adu for flat in flats], np.float64)
     stage = setting.workers.stage(master.name)
     with ExitStack() as opened:
         readers = [
-            opened.enter_context(_open_calibrated(setting, frame, frame.steps)) for frame in frames
+            opened.enter_context(_open_calibrated(setting, frame, frame.steps, flat.refined_scale))
+            for frame, flat in zip(frames, flats, strict=True)
         ]
         result = opened.enter_context(
             _combine_bands(

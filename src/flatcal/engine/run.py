@@ -18,7 +18,14 @@ from flatcal import __version__
 from flatcal.engine.buffers import Buffers
 from flatcal.engine.headers import frame_header, master_header, read_header, recipe_hash
 from flatcal.engine.masters import Master, load_master, make_master, require_unchanged
-from flatcal.engine.products import Planes, Setting, calibrate_frame, combine_flats, combine_raw
+from flatcal.engine.products import (
+    FlatLevel,
+    Planes,
+    Setting,
+    calibrate_frame,
+    combine_flats,
+    combine_raw,
+)
 from flatcal.engine.shelf import MasterShelf
 from flatcal.engine.store import OutputStore, check_output, level_of
 from flatcal.engine.workers import Workers
@@ -151,7 +158,7 @@ class _Run:
         self.inputs: dict[str, InputRecord] = {}
         self.products: dict[str, ProductRecord] = {}
         self.writing: dict[str, Future[None]] = {}
-        self.levels: dict[str, float | None] = {}
+        self.levels: dict[str, FlatLevel] = {}
         self.failures: dict[str, Caveat] = {}
         self.master_failures: dict[str, Caveat] = {}
         self.made: set[str] = set()
@@ -281,7 +288,7 @@ class _Run:
         for frame in self._good_inputs(master):
             self._require_light(frame, master)
         frames = self._good_inputs(master)
-        levels = [self.levels[frame.file] or 0.0 for frame in frames]
+        levels = [self.levels[frame.file] for frame in frames]
         self._produce_master(
             master, frames, self._flat_recipe(frames),
             lambda: combine_flats(self.setting, master, frames, levels),
@@ -297,7 +304,7 @@ class _Run:
         )
 
     def _require_light(self, frame: FramePlan, master: MasterPlan) -> None:
-        level = self.levels[frame.file]
+        level = self.levels[frame.file].median_adu
         if level is None or level <= 0:
             told = "it has no good pixel" if level is None else f"its median is {level:g}"
             text = f"{told}, so it is not used in {master.name}; leave the file out"
@@ -307,7 +314,7 @@ class _Run:
         """Level of a flat that is not written."""
         try:
             with calibrate_frame(self.setting, frame, with_std=False) as planes:
-                level = level_of(planes)
+                level = FlatLevel(level_of(planes), planes.refined_scale)
         except FlatcalError as error:
             self._fail(frame.file, error)
         else:
@@ -416,7 +423,8 @@ class _Run:
                 product = self._describe(output, frame.kind, planes, header, recipe, [frame])
                 self._write(product, header, planes, has_mask=settings.mask)
         with self.lock:
-            self.levels[frame.file] = self.products[output].median_adu
+            product = self.products[output]
+            self.levels[frame.file] = FlatLevel(product.median_adu, product.refined_scale)
 
     def _frame_recipe(self, frame: FramePlan) -> str:
         return self._recipe("calibrate", [frame], frame.steps, None)

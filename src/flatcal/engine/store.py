@@ -113,8 +113,9 @@ class OutputStore:
             kind=kind,
             recipe=recipe,
             inputs=tuple(inputs),
-            median_adu=float(np.float32(median)) if isinstance(median, int | float) else None,
+            median_adu=_number(median),
             n_flagged=n_flagged,
+            refined_scale=_number(cards.get("DARKSREF")),
         )
 
     def check_replaceable(self, output: str) -> None:
@@ -158,6 +159,8 @@ class OutputStore:
         median = level_of(planes)
         if median is not None:
             header["GOODMED"] = (median, "median of the good pixels")
+        if planes.refined_scale is not None:
+            header["DARKSREF"] = (planes.refined_scale, "factor of the dark, refined on hot pixels")
         if planes.std is not None:
             header["ERRSRC"] = (planes.std_source, "what UNCERT comes from")
         add_flag_legend(header, n_flagged)
@@ -169,6 +172,7 @@ class OutputStore:
             inputs=tuple(file for file, _ in inputs),
             median_adu=median,
             n_flagged=n_flagged,
+            refined_scale=planes.refined_scale,
         )
 
     def write(self, output: str, header: fits.Header, planes: Planes, *, has_mask: bool) -> None:
@@ -211,6 +215,11 @@ def _previous_record(out: Path) -> RunRecord | None:
         return RunRecord.model_validate_json((out / "run.json").read_bytes())
     except (OSError, ValidationError, json.JSONDecodeError):
         return None
+
+
+def _number(value: object) -> float | None:
+    """A number as it was before a header held it: rounded as in `level_of`."""
+    return float(np.float32(value)) if isinstance(value, int | float) else None
 
 
 def level_of(planes: Planes) -> float | None:
