@@ -145,10 +145,21 @@ def test_settings_shown_are_valid(text):
 # -- messages, flags, profiles -----------------------------------------------------------
 
 
-def test_the_page_of_messages_is_what_the_script_makes():
-    spec = importlib.util.spec_from_file_location("make_messages", DOCS / "make_messages.py")
+def script_of(name):
+    """A script of the documentation as a module."""
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    return script
+
+
+def test_the_schema_of_a_plan_is_what_the_script_makes():
+    text = script_of("make_schema").schema_text()
+    assert (DOCS / "plan.schema.json").read_text(encoding="utf-8") == text
+
+
+def test_the_page_of_messages_is_what_the_script_makes():
+    script = script_of("make_messages")
     assert (DOCS / "messages.md").read_text(encoding="utf-8") == script.render()
     assert set(MESSAGES) <= anchors(DOCS / "messages.md")
 
