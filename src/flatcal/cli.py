@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flatcal._version import __version__
+from flatcal.cli_library import library_app
 
 if TYPE_CHECKING:
     from flatcal.plan import Plan
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 config_app = typer.Typer(help="Configuration files.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
+app.add_typer(library_app, name="library")
 
 RawFolder = Annotated[Path, typer.Argument(metavar="RAW", help="Folder of raw frames.")]
 OutFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Output folder.")]
@@ -58,6 +60,15 @@ Verbose = Annotated[
     int,
     typer.Option(
         "--verbose", "-v", count=True, callback=_start_logging, help="Say more; -vv says all."
+    ),
+]
+LibraryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--library",
+        metavar="WHERE",
+        envvar="FLATCAL_LIBRARY",
+        help="Library that gives masters which the folder lacks.",
     ),
 ]
 FullSize = Annotated[bool, typer.Option("--full-size", help="The real geometry of the cameras.")]
@@ -107,6 +118,7 @@ def plan(
     config: ConfigFile = None,
     kind: KindRules = None,
     as_json: Annotated[bool, typer.Option("--json", help="The whole plan as JSON.")] = False,
+    library: LibraryOption = None,
     explain: Annotated[
         str | None, typer.Option("--explain", metavar="FILE", help="The whole story of one frame.")
     ] = None,
@@ -116,7 +128,7 @@ def plan(
     from flatcal.report.explain import print_explanation  # noqa: PLC0415
     from flatcal.report.terminal import print_plan  # noqa: PLC0415
 
-    made = _plan(raw, config, kind)
+    made = _plan(raw, config, kind, library)
     if explain is not None:
         print_explanation(made, made.find_frame(explain))
     elif as_json:
@@ -146,6 +158,10 @@ def run(
         bool,
         typer.Option("--no-write-flats", help="Master flats straight from the raw flats."),
     ] = False,
+    library: LibraryOption = None,
+    keep_masters: Annotated[
+        bool, typer.Option("--keep-masters", help="Add the masters that are made to the library.")
+    ] = False,
     plan_file: Annotated[
         Path | None,
         typer.Option("--plan", metavar="FILE", help="Run a saved plan (plan --json) unchanged."),
@@ -160,8 +176,11 @@ def run(
     from flatcal.report.terminal import print_result, progress_bar  # noqa: PLC0415
 
     memory_bytes = parse_size(memory)
+    if keep_masters and library is None:
+        raise typer.BadParameter("--keep-masters needs --library")
     if plan_file is None:
-        made = _plan(raw, config, kind, dtype=dtype, flats=False if no_write_flats else None)
+        flats = False if no_write_flats else None
+        made = _plan(raw, config, kind, library, dtype=dtype, flats=flats)
     else:
         made = _saved_plan(plan_file, raw, (config, kind, dtype, no_write_flats or None))
     try:
@@ -178,6 +197,8 @@ def run(
         typer.echo("flatcal: interrupted; finished outputs are kept, run again to go on", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     print_result(result)
+    if keep_masters and library is not None:
+        _keep_masters(library, [result.out / made for made in result.made])
     if result.failed:
         raise typer.Exit(EXIT_FRAME_FAILED)
 
@@ -248,13 +269,36 @@ def _config(path: Path | None, kinds: list[str] | None, **output: object) -> Con
     return config.with_kinds(kinds or ()).with_output(**output)
 
 
-def _plan(raw: Path, config: Path | None, kinds: list[str] | None, **output: object) -> Plan:
+def _keep_masters(library: str, files: list[Path]) -> None:
+    from flatcal.library import open_library  # noqa: PLC0415
+
+    with open_library(library) as opened:
+        for file in files:
+            if file.parent.name == "masters":
+                kept = opened.add(file)
+                typer.echo(f"library {kept.id}: {file.name}")
+
+
+def _plan(
+    raw: Path,
+    config: Path | None,
+    kinds: list[str] | None,
+    library: str | None,
+    **output: object,
+) -> Plan:
     """The plan; a --kind that fits no file is a mistake of the one who typed it."""
     from flatcal.camera import matches_file  # noqa: PLC0415
     from flatcal.errors import ConfigError  # noqa: PLC0415
     from flatcal.planning import build_plan  # noqa: PLC0415
 
-    made = build_plan(raw, _config(config, kinds, **output))
+    settings = _config(config, kinds, **output)
+    if library is None:
+        made = build_plan(raw, settings)
+    else:
+        from flatcal.library import open_library  # noqa: PLC0415
+
+        with open_library(library, create=False) as opened:
+            made = build_plan(raw, settings, library=opened.good_masters())
     for rule in kinds or ():
         pattern = rule.partition("=")[2]
         if not any(matches_file(pattern, frame.file) for frame in made.frames):

@@ -61,14 +61,19 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "The header names no filter, so the frame is matched with other frames without one. "
             "Name the keyword in camera.filter_keyword."
         ),
+        "library": (
+            "The library of masters cannot be opened or changed, or the file of a master in it is "
+            "gone or was changed. The message says what is wrong and what to do; docs/library.md "
+            "tells how a library is kept."
+        ),
         "memory-limit": (
             "The masters and results that must be in memory at the same time are larger than "
             "--memory allows. flatcal plan says how much a run needs at the least."
         ),
         "plan-file": (
-            "A saved plan cannot be used: it is not a plan of this version, a raw file is no longer "
-            "as it was planned, or the plan has no such frame. A plan is run as it is or not at "
-            "all; make it anew with flatcal plan --json."
+            "A saved plan cannot be used: it is not a plan of this version, a raw file is no "
+            "longer as it was planned, or the plan has no such frame. A plan is run as it is or "
+            "not at all; make it anew with flatcal plan --json."
         ),
         "resources": (
             "The system refused memory or open files. Raise the limit (ulimit -n for files), or "
@@ -83,22 +88,39 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "The file cannot be read as FITS, or holds fewer bytes than its header announces. "
             "Copy it again from the camera's computer."
         ),
+        "filter-doubt": (
+            "The illumination of this flat is clearly that of the flats in another filter, and not "
+            "that of its own. Its header is followed. Look at the frame and at the log; take it "
+            "out of the folder, or correct its header, if the filter is wrong."
+        ),
         "flat-level": (
             "The flat has no level above zero that it could be normalised by: norm_value, or the "
             "mean of its good pixels, is zero, negative or not a number."
+        ),
+        "flat-level-doubt": (
+            "The flat is saturated, has hardly any light, or much less than the others in its "
+            "filter. It is combined with them all the same, and all count alike. Take it out of "
+            "the folder if it is no good."
         ),
         "frame-shape": (
             "The image has another shape or binning than the masters that it needs, or than the "
             "camera profile's sections allow."
         ),
         "image-type": "The file holds no two-dimensional image, or one with more than two axes.",
+        "kind-doubt": (
+            "The level of this bias or dark is so far above that of its siblings that light must "
+            "have fallen on it. Its header is followed. Say its kind with --kind or in [[kinds]], "
+            "or take it out of the folder."
+        ),
         "kind-hint": (
-            "The file name and the header speak of different kinds of frame. The header is "
-            "followed; say --kind 'flat=PATTERN' or use [[kinds]] when the file name is right."
+            "The kind of the frame rests on little: on OBJECT, or on the name of file or folder, "
+            "alone; or the file name or OBJECT speaks of another kind than the header. Confirm or "
+            "correct it with --kind 'flat=PATTERN' or in [[kinds]]."
         ),
         "kind-unknown": (
-            "Neither the configuration, the camera profile nor the header says whether the frame "
-            "is a bias, dark, flat or science frame. Say it with --kind or in [[kinds]]."
+            "Neither the configuration, the camera profile, the header nor the names of file and "
+            "folder say whether the frame is a bias, dark, flat or science frame. Say it with "
+            "--kind or in [[kinds]]."
         ),
         "mixed-binning": "Frames of different binning lie in the folder; each is matched apart.",
         "multi-extension": (
@@ -114,6 +136,11 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "There is no dark that fits this frame's camera, shape, binning and temperature. "
             "Take darks, or set dark.required = false where dark current is negligible."
         ),
+        "not-a-master": (
+            "The file is not a master that this version of flatcal made, so the library cannot "
+            "tell which frames it may serve. Make the master anew with flatcal run, and add the "
+            "file of OUT/masters."
+        ),
         "no-flat": (
             "There is no flat in this filter that could be calibrated. Take flats, or set "
             "science.flat_required = false."
@@ -127,13 +154,36 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "second run would take outputs for raw frames. Choose a folder beside it."
         ),
         "output-not-writable": "The output folder cannot be written.",
+        "overscan-doubt": (
+            "Measurement contradicts the overscan that the settings or the camera profile name, or "
+            "there are too few frames to test one that no header names. Nothing is changed; the "
+            "figures and the setting to change stand in the message. docs/overscan.md says what "
+            "is measured."
+        ),
+        "overscan-dropped": (
+            "The overscan that the header names is not used, because its level is nowhere near "
+            "that of the bias, does not follow it, or comes from columns with light. Name "
+            "camera.overscan_section to use it all the same."
+        ),
+        "overscan-missed": (
+            "The whole image is kept, but columns at its end get no light in any flat. They may be "
+            "an overscan that no header names, or the shadow of a mask. Set "
+            "camera.overscan_section and camera.trim_section if they are an overscan."
+        ),
         "overscan-unknown": (
-            "The header speaks of an overscan in a way that is not a valid section. It is not "
-            "used; name camera.overscan_section and camera.trim_section to use it."
+            "The header gives the overscan, or the section that is kept, in an odd way. The "
+            "message says how it was understood, or that it is not used; name "
+            "camera.overscan_section and camera.trim_section to decide it."
         ),
         "already-calibrated": (
-            "The file was written by flatcal or is marked as combined or calibrated. It is not "
-            "taken for a raw frame."
+            "The header says that something was removed from the frame already, or that it was "
+            "made of several frames. The message names the step, the program and the card. It is "
+            "not taken for a raw frame; use the file as the camera wrote it."
+        ),
+        "pedestal": (
+            "Software has added a constant to all pixels, as SBIG and MaxIm DL note in PEDESTAL. "
+            "It goes only with a bias or dark that holds the same, so that frames of different "
+            "PEDESTAL must not serve one another. Write all frames with the same."
         ),
         "several-amplifiers": (
             "Several amplifiers share this image, each with its own bias level and overscan. "

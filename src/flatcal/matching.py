@@ -230,7 +230,7 @@ def choose_dark(
     if not fitting:
         return Caveat("no-dark", _no_candidate(frame, groups, settings))
     exposure = exposure_of(frame)
-    nearest = min(fitting, key=lambda group: abs(group.exposure_time_s - exposure))
+    nearest = _nearest(fitting, exposure, settings)
     difference = nearest.exposure_time_s - exposure
     if abs(difference) <= settings.tolerance_s + _ROUNDING * exposure:
         reason = (
@@ -246,6 +246,20 @@ def choose_dark(
     if isinstance(scalable, str):
         return _exposure_refusal(frame, nearest, settings, scalable)
     return _scaled(frame, scalable)
+
+
+def _nearest(fitting: Sequence[Group], exposure: float, settings: DarkSettings) -> Group:
+    """The dark nearest in exposure time; of the library, of those within the tolerance the first.
+
+    Those of the library come nearest in date first: a dark of yesterday is better than one of
+    years ago that is nearer by a hundredth of a second.
+    """
+
+    def distance(group: Group) -> float:
+        difference = abs(group.exposure_time_s - exposure)
+        return max(difference, settings.tolerance_s) if group.stored else difference
+
+    return min(fitting, key=distance)
 
 
 def _scalable(
@@ -320,6 +334,8 @@ def explain_darks(
             verdict = _refusal(frame, group, settings) or _second_best(exposure, group, taken)
         n = group.n_frames
         made_of = f"{n} frame{'s' if n > 1 else ''}, {_celsius(group.first)}"
+        if group.stored is not None:
+            made_of += f", library {group.stored.id} of {group.stored.date_first[:10] or 'no date'}"
         lines.append(f"dark of {group.exposure_time_s:g} s ({made_of}): {verdict}")
     return tuple(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -125,7 +126,9 @@ class _Planner:
         stored = self._stored(Kind.DARK, frame)
         if isinstance(choice, Caveat) and stored:
             from_library = choose_dark(frame, stored, bias, self.config.dark)
-            if isinstance(from_library, DarkChoice) or not self.dark_groups:
+            if isinstance(from_library, DarkChoice):
+                choice = _of_several(from_library, stored)
+            elif not self.dark_groups:
                 choice = from_library
         if isinstance(choice, DarkChoice) or self._dark_required(frame):
             return choice
@@ -294,7 +297,8 @@ class _Planner:
             few = self._few_frames(frame, self.bias_groups)
             return _frame_plan(frame, "combine", part_of=part_of, reason=master, caveats=few)
         choice = self.choices[frame.file]
-        considered = explain_darks(frame, self.dark_groups, choice, self.config.dark)
+        darks = (*self.dark_groups, *self._stored(Kind.DARK, frame))
+        considered = explain_darks(frame, darks, choice, self.config.dark)
         if isinstance(choice, Caveat):
             return _frame_plan(
                 frame, "refuse", errors=(choice,), reason=choice.text, considered=considered
@@ -356,6 +360,22 @@ def _common(group: Group) -> str:
     if group.first.set_temperature_c is not None:
         common.append(f"{group.first.set_temperature_c:g} C")
     return f"{n} frame{'s' if n > 1 else ''} of {', '.join(common)}"
+
+
+def _of_several(choice: DarkChoice, stored: Sequence[Group]) -> DarkChoice:
+    """A dark of the library, with the next in date of the same exposure time named as well."""
+    taken = choice.dark
+    reason = f"{choice.reason}; from the library, of {taken.first.date[:10] or 'no date'}"
+    alike = [
+        group
+        for group in stored
+        if group is not taken
+        and group.exposure_time_s == taken.exposure_time_s
+        and group.first.set_temperature_c == taken.first.set_temperature_c
+    ]
+    if alike:
+        reason += f", nearer in date than that of {alike[0].first.date[:10] or 'no date'}"
+    return replace(choice, reason=reason)
 
 
 def _stored_name(stored: StoredMaster) -> str:

@@ -5,7 +5,8 @@ Only arrays are counted. The program itself, with its libraries, takes about 200
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,7 +99,7 @@ class Projection:
             raise ConfigError(
                 "memory-limit",
                 f"the plan needs at least {format_size(self.least_bytes)} of memory, more than "
-                f"the limit of {format_size(limit)}; raise --memory",
+                f"the limit of {format_size(limit, math.floor)}; raise --memory",
             )
 
 
@@ -113,11 +114,25 @@ def project_memory(plan: Plan) -> Projection:
     return _Projector(plan).project()
 
 
-def format_size(n_bytes: int) -> str:
-    """Bytes as people write them: 512 MiB, 1.5 GiB."""
-    if n_bytes >= 2**30:
-        return f"{n_bytes / 2**30:.3g} GiB"
-    return f"{n_bytes / 2**20:.3g} MiB"
+def master_bytes(plan: Plan, name: str) -> int:
+    """Bytes of a master in memory: value, uncertainty and flag."""
+    rows, columns = plan.master(name).shape
+    return rows * columns * (2 * np.dtype(plan.config.output.dtype).itemsize + 1)
+
+
+def format_size(n_bytes: int, rounded: Callable[[float], int] = math.ceil) -> str:
+    """Bytes as people write them: 512 MiB, 1.5 GiB.
+
+    Parameters
+    ----------
+    n_bytes : int
+        The size.
+    rounded : callable
+        Rounds the last digit: up, unless said otherwise, so that what is told is enough.
+    """
+    unit, size = ("GiB", n_bytes / 2**30) if n_bytes >= 2**30 else ("MiB", n_bytes / 2**20)
+    tens = 1 if size >= 100 else 10 if size >= 10 else 100
+    return f"{rounded(size * tens) / tens:g} {unit}"
 
 
 class _Projector:
@@ -135,30 +150,30 @@ class _Projector:
         return Projection(tuple(stages))
 
     def _master(self, master: MasterPlan) -> Stage:
-        """Average, two errors, counts and flags; a band of all the frames."""
+        """Average, two errors, counts, flags and what they are compared with; a band of all."""
         frames = [self.frames[file] for file in master.inputs]
         rows, columns = master.shape
         steps = [master.steps] if master.steps else [frame.steps for frame in frames]
-        result = rows * columns * (3 * self.value_bytes + 5)
+        result = rows * columns * (3 * self.value_bytes + 6)
         row = len(frames) * columns * (self.value_bytes + 1) + columns * 2
         band = min(rows * row, max(row, BAND_BYTES))
         return Stage(master.name, self._masters_of(steps), result, row, band)
 
     def _frames(self, kind: Kind, frames: Sequence[FramePlan]) -> Stage:
-        """The masters of one frame; value, uncertainty and flag of those in work."""
+        """Value, uncertainty and flag of each frame in work, and its masters."""
         planes = 2 if self.plan.config.output.uncertainty else 1
         sizes = [np.prod(_kept(frame, frame.steps)) for frame in frames]
         each = int(max(sizes)) * (planes * self.value_bytes + 1)
         masters = max(self._masters_of([frame.steps]) for frame in frames)
-        return Stage(kind.value, masters, 0, each, each)
+        sets = {frozenset(step.master for step in frame.steps) for frame in frames}
+        if len(sets) == 1:
+            return Stage(kind.value, masters, 0, each, each)
+        # Threads may be at frames that need different masters.
+        return Stage(kind.value, 0, 0, each + masters, each + masters)
 
     def _masters_of(self, steps: Iterable[Sequence[Step]]) -> int:
         names = {step.master for its in steps for step in its if step.master is not None}
-        total = 0
-        for name in names:
-            rows, columns = self.plan.master(name).shape
-            total += rows * columns * (2 * self.value_bytes + 1)
-        return total
+        return sum(master_bytes(self.plan, name) for name in names)
 
 
 def _kept(frame: FramePlan, steps: Sequence[Step]) -> tuple[int, int]:

@@ -52,6 +52,8 @@ class Buffers:
                 best = min(fitting, key=lambda memory: memory.size)
                 self._free = [memory for memory in self._free if memory is not best]
                 return best
+            # What is free does not fit the frames of now; it would only add to them.
+            self._free.clear()
         return np.empty(size, np.uint8)
 
     def clear(self) -> None:

@@ -56,14 +56,16 @@ class Master:
 def load_master(path: Path, lost_bias: str, dtype: Any) -> Master:
     """Read a master that an earlier run has written."""
     with naming(path), fits.open(path, memmap=False) as hdus:
-        planes = {hdu.name: hdu.data for hdu in hdus}
-    std = planes.get("UNCERT")
-    return make_master(
-        np.ascontiguousarray(planes["PRIMARY"], dtype),
-        None if std is None else np.ascontiguousarray(std, dtype),
-        np.ascontiguousarray(planes["MASK"], np.uint8),
-        lost_bias,
-    )
+        types = {"PRIMARY": dtype, "UNCERT": dtype, "MASK": np.uint8}
+        planes = {hdu.name: _native(hdu.data, types[hdu.name]) for hdu in hdus}
+    return make_master(planes["PRIMARY"], planes.get("UNCERT"), planes["MASK"], lost_bias)
+
+
+def _native(pixels: Array, dtype: Any) -> Array:
+    """Pixels of a file in a type of this machine, swapped in place where that is all it takes."""
+    if pixels.dtype.newbyteorder("=") == dtype and not pixels.dtype.isnative:
+        pixels = pixels.byteswap(inplace=True).view(dtype)
+    return np.ascontiguousarray(pixels, dtype)
 
 
 def require_unchanged(stored: StoredMaster) -> None:
@@ -244,19 +246,23 @@ class CalibratedFrame:
         p = self.preparation
         first = p.section[0].start
         rows = slice(first + band.start, first + band.stop)
-        stored = self.raw.stored_rows(rows) if self.raw.is_plain else None
+        whole = slice(0, self.raw.shape[1])
+        if self.raw.is_plain:
+            pixels = self.raw.stored_rows(rows)
+        else:
+            pixels = self.raw.values(rows, whole, np.float64 if p.overscan else p.dtype)
         steps = (
-            self._level(rows, stored),
+            self._level(pixels),
             _band(p.bias, band, p.dtype),
             _band(p.dark, band, p.dtype),
             p.dark_scale,
             _band(p.flat, band, p.dtype),
         )
-        if stored is not None:
+        if self.raw.is_plain:
             first = p.section[1].start
-            arithmetic.calibrate_uint16(stored, first, *steps, self.saturation, out, flags)
+            arithmetic.calibrate_uint16(pixels, first, *steps, self.saturation, out, flags)
         else:
-            out[:] = self.raw.values(rows, p.section[1], p.dtype)
+            out[:] = pixels[:, p.section[1]]
             arithmetic.flag_image(out, self.saturation, steps[-1], flags)
             arithmetic.calibrate(out, *steps)
         for master, flag in (
@@ -267,17 +273,15 @@ class CalibratedFrame:
             if master is not None and master.flags.size:
                 flags[master.flags[band] != 0] |= np.uint8(flag)
 
-    def _level(self, rows: slice, stored: Array | None) -> Array:
-        """Overscan level of some rows, of which the stored ones may be at hand."""
+    def _level(self, pixels: Array) -> Array:
+        """Overscan level of rows of the raw image, as they are stored where that is plain."""
         p = self.preparation
         if p.overscan is None:
             return np.empty(0, p.dtype)
-        columns = p.overscan[1]
-        if stored is None:
-            pixels = self.raw.values(rows, columns, np.float64)
-        else:
-            pixels = decode(stored[:, columns], np.float64)
-        return np.asarray(p.statistic(pixels, axis=1), p.dtype)
+        overscan = pixels[:, p.overscan[1]]
+        if self.raw.is_plain:
+            overscan = decode(overscan, np.float64)
+        return np.asarray(p.statistic(overscan, axis=1), p.dtype)
 
     def refine(self, data: Array, flags: Array) -> None:
         """Refine the factor of the dark on the hot pixels, where the plan says so.

@@ -314,6 +314,5 @@ def _fill_error(error: Array, n_frames: int) -> Array | None:
     error = error.copy()
     unknown = ~np.isfinite(error)
     if unknown.any():
-        typical = np.median(error[~unknown]) if not unknown.all() else np.nan
-        error[unknown] = typical * np.sqrt(error.dtype.type(n_frames))
+        error[unknown] = median_of_good(error) * np.sqrt(n_frames)
     return error

@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -34,7 +34,7 @@ from flatcal.frame import Caveat, Kind
 from flatcal.io import RawFrame
 from flatcal.kernels.compiled import telling_of_compilation
 from flatcal.plan import FramePlan, MasterPlan, Plan, Step
-from flatcal.projection import DEFAULT_MEMORY_BYTES, project_memory
+from flatcal.projection import DEFAULT_MEMORY_BYTES, master_bytes, project_memory
 from flatcal.records import InputRecord, Outcome, ProductRecord, RunRecord, Status
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,9 @@ class _Run:
         self.raw = Path(plan.raw)
         self.store = store
         self.workers = workers
-        self.shelf = MasterShelf(self._load_master)
+        self.shelf = MasterShelf(
+            self._load_master, lambda name: master_bytes(plan, name), self._wait_for_writing
+        )
         self.buffers = Buffers()
         self.setting = Setting(self.raw, plan.config, self.shelf.get, workers, self.buffers)
         self.progress = progress
@@ -282,7 +284,10 @@ class _Run:
         """Combine flats that can be divided by their median; the others fail."""
         everyone = self._good_inputs(master)
         if not self.plan.config.output.flats:
-            if self._is_current(master.output, master.kind, self._flat_recipe(everyone), everyone):
+            known = self.store.known_failures("flat-level", self.inputs)
+            usable = [frame for frame in everyone if frame.file not in known]
+            if self._is_current(master.output, master.kind, self._flat_recipe(usable), usable):
+                self.failures |= {f.file: known[f.file] for f in everyone if f.file in known}
                 return
             self._for_frames(everyone, self._try_level)
         for frame in self._good_inputs(master):
@@ -344,6 +349,11 @@ class _Run:
         self.writing[master.name] = self.workers.submit(
             lambda: self._write(product, header, planes, has_mask=True)
         )
+
+    def _wait_for_writing(self, name: str) -> None:
+        """Wait until a master is no longer being written; how it went is asked later."""
+        if name in self.writing:
+            wait([self.writing[name]])
 
     def _finish_writing(self) -> None:
         """Wait for masters that are still being written; one that cannot be is a failure."""

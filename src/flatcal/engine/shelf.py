@@ -16,10 +16,21 @@ class MasterShelf:
     ----------
     load : callable
         Reads a master by its name, when it is not on the shelf.
+    size_of : callable
+        Bytes of the master of that name, before it is there.
+    dropped : callable
+        Told the name of a master that was dropped; it returns when nothing else holds it.
     """
 
-    def __init__(self, load: Callable[[str], Master]) -> None:
+    def __init__(
+        self,
+        load: Callable[[str], Master],
+        size_of: Callable[[str], int],
+        dropped: Callable[[str], None],
+    ) -> None:
         self._load = load
+        self._size_of = size_of
+        self._dropped = dropped
         self._masters: OrderedDict[str, Master] = OrderedDict()
         self._room_bytes = 0
         self._lock = Lock()
@@ -28,9 +39,9 @@ class MasterShelf:
         """The master of that name."""
         with self._lock:
             if name not in self._masters:
+                self._drop(self._size_of(name))
                 self._masters[name] = self._load(name)
             self._masters.move_to_end(name)
-            self._drop(keep=1)
             return self._masters[name]
 
     def put(self, name: str, master: Master) -> None:
@@ -42,11 +53,12 @@ class MasterShelf:
         """Hold no more than this from now on."""
         with self._lock:
             self._room_bytes = room_bytes
-            self._drop(keep=0)
+            self._drop(0)
 
-    def _drop(self, keep: int) -> None:
-        while len(self._masters) > keep and self._held_bytes() > self._room_bytes:
-            self._masters.popitem(last=False)
+    def _drop(self, needed_bytes: int) -> None:
+        while self._masters and self._held_bytes() + needed_bytes > self._room_bytes:
+            name, _ = self._masters.popitem(last=False)
+            self._dropped(name)
 
     def _held_bytes(self) -> int:
         return sum(m.data.nbytes + m.std.nbytes + m.flags.nbytes for m in self._masters.values())

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from flatcal.engine.headers import add_flag_legend, add_inputs
 from flatcal.engine.products import Planes
 from flatcal.errors import FrameError, OutputError
-from flatcal.frame import Kind
+from flatcal.frame import Caveat, Kind
 from flatcal.headers import read_header_cards, scan_hdus
 from flatcal.io import FITS_BLOCK, write_image, write_text
 from flatcal.kernels.stats import median_of_good
@@ -86,6 +86,19 @@ class OutputStore:
         if self.previous is None or self.previous.raw != raw:
             return None
         return self.previous.inputs.get(file)
+
+    def known_failures(self, slug: str, inputs: Mapping[str, InputRecord]) -> dict[str, Caveat]:
+        """Errors of that slug in the earlier run, of files that have not changed since."""
+        if self.previous is None:
+            return {}
+        return {
+            outcome.file: error
+            for outcome in self.previous.outcomes
+            for error in outcome.errors
+            if error.slug == slug
+            and outcome.file in inputs
+            and self.previous.inputs.get(outcome.file) == inputs[outcome.file]
+        }
 
     def current(
         self, output: str, kind: Kind, recipe: str, inputs: Sequence[str], *, has_mask: bool

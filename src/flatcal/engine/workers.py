@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
-from threading import Semaphore
+from threading import Event, Semaphore
 
 from flatcal.projection import Projection, Stage
 
@@ -47,19 +47,22 @@ class Workers:
         the others have ended.
         """
         at_once = self.jobs if stage is None else stage.threads(self.jobs, self.memory_bytes)
-        gate = Semaphore(at_once)
+        gate, failed = Semaphore(at_once), Event()
 
         def gated(task: Callable[[], None]) -> None:
             with gate:
-                task()
+                if failed.is_set():
+                    return
+                try:
+                    task()
+                except BaseException:
+                    failed.set()
+                    raise
 
         futures = [self.pool.submit(gated, task) for task in tasks]
-        for late in wait(futures, return_when=FIRST_EXCEPTION).not_done:
-            late.cancel()
         wait(futures)
         for future in futures:
-            if not future.cancelled():
-                future.result()
+            future.result()
 
     def run_bands(
         self, rows: int, row_bytes: int, stage: Stage, task: Callable[[slice], None]

@@ -12,9 +12,10 @@ from flatcal.kernels.compiled import kernel
 
 Array = NDArray[Any]
 
-# Pixels of the sample that brackets the median, and half the width of the bracket in standard
-# deviations of a rank in that sample.
-_SAMPLE: Final = 1 << 18
+# One pixel in so many is in the sample that brackets the median; half the width of the bracket
+# in standard deviations of a rank in that sample; below this size nothing is bracketed.
+_SHARE: Final = 64
+_SMALL: Final = 1 << 16
 _BRACKET_STD: Final = 5
 # Pixels that are counted together; those in the bracket are picked out of such a run only if
 # there are any.
@@ -28,7 +29,7 @@ def median_of_good(image: Array, bad: Array | None = None) -> float:
 
     It is exact: a sample brackets the median, one pass counts what lies below the bracket and
     collects what lies in it, and the median is found among those few. Only where the sample
-    deceived, so that the median lies outside, all pixels are sorted through.
+    deceived, or too many pixels are equal, it is found by halving intervals and counting.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def median_of_good(image: Array, bad: Array | None = None) -> float:
     """
     values = np.ascontiguousarray(image).ravel()
     flags = _NO_FLAGS if bad is None else np.ascontiguousarray(bad).view(np.uint8).ravel()
-    if values.size > 2 * _SAMPLE:
+    if values.size > _SMALL:
         low, high, share = _bracket(values, flags, image.shape[-1])
         # Twice the room that should be needed: fresh memory costs more than the pass.
         inside = np.empty(int(2 * share * values.size) + 2 * _RUN, values.dtype)
@@ -53,6 +54,9 @@ def median_of_good(image: Array, bad: Array | None = None) -> float:
         first, last = (n_good - 1) // 2 - n_below, n_good // 2 - n_below
         if first >= 0 and last < n_inside < inside.size:
             return _middle(inside[:n_inside], first, last)
+        if n_good:
+            ranks = (n_good - 1) // 2, n_good // 2
+            return sum(_value_of_rank(values, flags, rank) for rank in ranks) / 2
     good = np.isfinite(values)
     if flags.size:
         good &= flags == 0
@@ -68,9 +72,25 @@ def _middle(values: Array, first: int, last: int) -> float:
     return float(values[[first, last]].astype(np.float64).mean())
 
 
+def _value_of_rank(values: Array, flags: Array, rank: int) -> float:
+    """The good value with that many below it, found without a copy of the image."""
+    kind = values.dtype.type
+    low, high = map(kind, _extremes(values))
+    while low < high:
+        middle = kind(low / 2 + high / 2)
+        n_below, n_up_to, _ = _count_all(values, flags, middle)
+        if rank >= n_up_to:
+            low = np.nextafter(middle, high)
+        elif rank < n_below:
+            high = np.nextafter(middle, low)
+        else:
+            return float(middle)
+    return float(low)
+
+
 def _bracket(values: Array, flags: Array, columns: int) -> tuple[Any, Any, float]:
     """Two values between which the median should lie, and the share of pixels between them."""
-    step = values.size // _SAMPLE
+    step = _SHARE
     while math.gcd(step, columns) > 1:  # or the sample would come from a few columns
         step += 1
     sample = values[::step]
@@ -136,3 +156,30 @@ def _collect(
                 place += take
         n_inside += within
     return n_below, n_inside, n_good
+
+
+@kernel()
+def _count_all(values: Array, flags: Array, level: Any) -> tuple[int, int, int]:
+    """Number of good values below a level, up to it, and in all."""
+    n_below = 0
+    n_up_to = 0
+    n_good = 0
+    for start in range(0, values.size, _RUN):
+        run = values[start : start + _RUN]
+        below, up_to, good = _count(run, flags[start : start + _RUN], level, level)
+        n_below += below
+        n_up_to += up_to
+        n_good += good
+    return n_below, n_up_to, n_good
+
+
+@kernel()
+def _extremes(values: Array) -> tuple[Any, Any]:
+    """Least and largest finite value."""
+    low = np.inf
+    high = -np.inf
+    for v in values:
+        if abs(v) < np.inf:
+            low = min(low, v)
+            high = max(high, v)
+    return low, high

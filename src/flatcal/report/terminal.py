@@ -99,6 +99,8 @@ def _kind(frame: FramePlan) -> str:
 
 
 def _master_steps(master: MasterPlan) -> str:
+    if master.stored is not None:
+        return ""
     if master.steps:
         return "\n".join(str(step) for step in master.steps)
     if master.kind.value == "flat":

@@ -1,0 +1,80 @@
+"""Files of a library: named after their content, written whole, never changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from uuid import uuid4
+
+from flatcal.errors import BrokenFileError, FlatcalError
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises
+    ------
+    BrokenFileError
+        When it cannot be read (file-broken).
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BrokenFileError(
+            "file-broken", f"{path} cannot be read: {error.strerror or error}", path
+        ) from error
+
+
+def make_store(folder: Path) -> None:
+    """Make the folder of a new library."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FlatcalError(
+            "library",
+            f"the folder {folder} of the library cannot be made: {error.strerror or error}; "
+            "name another",
+        ) from error
+
+
+def keep_copy(source: Path, sha256: str, target: Path) -> None:
+    """Copy a file into the library, unless its copy is there and sound.
+
+    The folder is not made here: where it is gone its disk may not be mounted.
+
+    Parameters
+    ----------
+    source : Path
+        The file.
+    sha256 : str
+        What the copy must have.
+    target : Path
+        The copy.
+
+    Raises
+    ------
+    FlatcalError
+        When it cannot be copied, or the file changed meanwhile (library).
+    """
+    part = target.with_name(f".{uuid4().hex}.part")
+    try:
+        if target.is_file() and hash_file(target) == sha256:
+            return
+        with source.open("rb") as original, part.open("xb") as copy:
+            shutil.copyfileobj(original, copy, 1 << 20)
+            copy.flush()
+            # The row that refers to the file must not outlive it.
+            os.fsync(copy.fileno())
+        if hash_file(part) != sha256:
+            raise FlatcalError("library", f"{source} changed while it was copied; add it again")
+        part.chmod(part.stat().st_mode & 0o444)
+        part.replace(target)
+    except OSError as error:
+        raise FlatcalError(
+            "library", f"{source} cannot be copied to {target}: {error.strerror or error}"
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,280 @@
+"""The memory of a run: what is projected, what is refused, and what is really taken."""
+
+from __future__ import annotations
+
+import gc
+import re
+import tracemalloc
+from contextlib import suppress
+from threading import Barrier, BrokenBarrierError
+
+import numpy as np
+import pytest
+import test_engine
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_engine import SETTINGS, poke
+
+import flatcal.engine.store
+from flatcal.cli import parse_size
+from flatcal.engine.run import run_plan
+from flatcal.errors import ConfigError
+from flatcal.frame import Kind, Setup
+from flatcal.plan import FramePlan, MasterPlan, Plan, Step
+from flatcal.planning import build_plan
+from flatcal.projection import Projection, Stage, project_memory
+from flatcal.recipe import Config, parse_config
+
+night = test_engine.night
+
+
+def plan_of(raw, text=SETTINGS):
+    return build_plan(raw, parse_config(text, "n"))
+
+
+# -- figures by hand ---------------------------------------------------------------------
+
+# Masters, result, least and most of a thread. The images have 24 x 30 = 720 pixels, of float32:
+# a master has value, uncertainty and flag, 9 bytes; a result has the average, two errors, a
+# count, flags and a mask, 18 bytes; a row of three frames has 90 values and flags, and 30 raw values.
+FLOAT32 = {
+    "master_bias": (0, 12_960, 510, 12_240),
+    "master_dark_10s": (0, 12_960, 510, 12_240),
+    "master_dark_60s": (6480, 12_960, 510, 12_240),
+    "master_flat_g": (6480, 12_960, 510, 12_240),
+    "master_flat_r": (12_960, 12_960, 510, 12_240),
+    "flat": (0, 0, 19_440, 19_440),
+    "science": (0, 0, 25_920, 25_920),
+}
+FLOAT64 = {
+    "master_bias": (0, 21_600, 870, 20_880),
+    "master_dark_10s": (0, 21_600, 870, 20_880),
+    "master_dark_60s": (12_240, 21_600, 870, 20_880),
+    "master_flat_g": (12_240, 21_600, 870, 20_880),
+    "master_flat_r": (24_480, 21_600, 870, 20_880),
+    "flat": (0, 0, 36_720, 36_720),
+    "science": (0, 0, 48_960, 48_960),
+}
+NO_UNCERTAINTY = FLOAT32 | {"flat": (0, 0, 16_560, 16_560), "science": (0, 0, 23_040, 23_040)}
+
+
+@pytest.mark.parametrize(
+    ("output", "stages", "least"),
+    [
+        ("", FLOAT32, 26_430),
+        ("dtype='float64'", FLOAT64, 48_960),
+        ("uncertainty=false", NO_UNCERTAINTY, 26_430),
+    ],
+)
+def test_a_small_night_by_hand(night, output, stages, least):
+    projection = project_memory(plan_of(night, f"{SETTINGS}[output]\n{output}\n"))
+    figures = {
+        s.what: (s.masters_bytes, s.result_bytes, s.least_bytes, s.most_bytes)
+        for s in projection.stages
+    }
+    assert figures == stages
+    assert projection.least_bytes == least
+
+
+def test_what_a_stage_gives_its_threads_by_hand():
+    stage = Stage("x", masters_bytes=100, result_bytes=50, least_bytes=10, most_bytes=40)
+    given_of = {160: (1, 10, 100), 175: (2, 12, 101), 200: (4, 12, 102), 999: (4, 40, 789)}
+    for limit, (threads, each, room) in given_of.items():
+        assert stage.threads(4, limit) == threads
+        assert stage.thread_bytes(threads, limit) == each
+        assert stage.room_bytes(4, limit) == room
+    # The masters, the result, and four threads with what they want at the most.
+    assert Projection((stage,)).peak_bytes(4, 999) == 100 + 50 + 160
+
+
+# -- limits ------------------------------------------------------------------------------
+
+
+def make_plan(n, shape, dtype, uncertainty):
+    """A plan without files: n each of bias, dark, flat and science, each calibrated by all."""
+    names = {kind: f"master_{kind}" for kind in (Kind.BIAS, Kind.DARK, Kind.FLAT)}
+    bias, dark, flat = (
+        Step(name=step, master=names[kind])
+        for step, kind in zip(
+            ("subtract_bias", "subtract_dark", "flat_correct"), names, strict=True
+        )
+    )
+    steps = {Kind.FLAT: (bias, dark), Kind.SCIENCE: (bias, dark, flat)}
+    config = Config().with_output(dtype=dtype, uncertainty=uncertainty)
+    frames = tuple(
+        FramePlan(
+            file=f"{kind}{i}", kind=kind, shape=shape, steps=steps.get(kind, ()),
+            action="calibrate" if kind in steps else "combine",
+        )
+        for kind in Kind
+        for i in range(n)
+    )  # fmt: skip
+    masters = tuple(
+        MasterPlan(
+            name=name, kind=kind, shape=shape, output=f"masters/{name}.fits",
+            setup=Setup("camera", shape, (1, 1), "", "", "adu"),
+            inputs=tuple(f"{kind}{i}" for i in range(n)),
+            steps=(bias,) if kind is Kind.DARK else (),
+        )
+        for kind, name in names.items()
+    )  # fmt: skip
+    return Plan(raw="/raw", config=config, masters=masters, frames=frames)
+
+
+@given(
+    st.integers(1, 60),
+    st.tuples(st.integers(1, 9000), st.integers(1, 9000)),
+    st.sampled_from(["float32", "float64"]),
+    st.booleans(),
+    st.integers(1, 128),
+    st.floats(1, 50),
+)
+@settings(deadline=None, max_examples=60)
+def test_a_limit_that_is_not_below_the_least_is_kept(n, shape, dtype, uncertainty, jobs, factor):
+    projection = project_memory(make_plan(n, shape, dtype, uncertainty))
+    limit = int(projection.least_bytes * factor) + 1
+    projection.require(limit)
+    assert projection.peak_bytes(jobs, limit) <= limit
+    for stage in projection.stages:
+        threads = stage.threads(jobs, limit)
+        each = stage.thread_bytes(threads, limit)
+        assert 1 <= threads <= jobs
+        assert stage.least_bytes <= each <= stage.most_bytes
+        assert stage.masters_bytes <= stage.room_bytes(jobs, limit)
+        assert stage.room_bytes(jobs, limit) + stage.result_bytes + threads * each <= limit
+    assert projection.peak_bytes(1, projection.least_bytes) == projection.least_bytes
+
+
+def test_a_plan_that_does_not_fit_is_refused_before_anything_is_written(night, tmp_path):
+    plan = plan_of(night)
+    least = project_memory(plan).least_bytes
+    with pytest.raises(ConfigError) as caught:
+        run_plan(plan, tmp_path / "out", memory_bytes=least - 1)
+    assert caught.value.slug == "memory-limit"
+    assert not (tmp_path / "out").exists()
+    assert run_plan(plan, tmp_path / "out", memory_bytes=least).failed == ()
+
+
+@given(st.integers(10_000, 2**42), st.floats(0, 1))
+def test_the_refusal_tells_both_figures_and_the_first_is_enough(least, share):
+    limit = min(int(share * least), least - 1)
+    with pytest.raises(ConfigError) as caught:
+        Projection((Stage("x", 0, 0, least, least),)).require(limit)
+    text = caught.value.text
+    needed, given_ = re.search(r"at least (.+?) of memory.* limit of (.+?);", text).groups()
+    # Whoever types the figure that is told must not be refused again.
+    assert least <= parse_size(needed) <= 1.02 * least + 10_000
+    assert needed != given_
+
+
+# -- what is really taken ----------------------------------------------------------------
+
+SHAPE = (512, 2048)
+# Of each thread: raw rows, rows in the byte order of FITS, the sample of a median.
+WORKING_BYTES = 3_000_000
+NO_DARKS = "[dark]\nrequired=false\n[science]\nflat_required=false\n"
+
+
+@pytest.fixture(scope="module")
+def put(tmp_path_factory, put_frame):
+    """Write frames of noise about a level into folders of their own.
+
+    Code that is loaded when it is first used is loaded here, or it would count as memory of a run.
+    """
+    root, rng = tmp_path_factory.mktemp("large"), np.random.default_rng(8)
+
+    def write(night, name, kind, exposure, level, shape=SHAPE, spread=30, **cards):
+        data = rng.integers(level, level + spread, shape, np.uint16)
+        return put_frame(root / night / name, kind, exposure, data, BUNIT="adu", **cards)
+
+    for kind, level in (("BIAS", 900), ("DARK", 1000), ("FLAT", 20_000), ("LIGHT", 1300)):
+        write("small", f"{kind}.fits", kind, 10.0 * (kind != "BIAS"), level, (300, 2000))
+    for i, text in enumerate((SETTINGS, "", SETTINGS + NO_DARKS)):
+        run_plan(plan_of(root / "small", text), root / f"out-{i}")
+    return write
+
+
+@pytest.fixture(scope="module")
+def many(put):
+    """Many frames of one kind."""
+    paths = [put("many", f"d{i}.fits", "DARK", 10.0, 1000, (128, 2048)) for i in range(30)]
+    return paths[0].parent
+
+
+@pytest.fixture(scope="module")
+def filters(put):
+    """Four filters, each with its own exposure time, so with its own dark and flat."""
+    for i, name in enumerate("abcd"):
+        exposure = 10.0 * (i + 1)
+        put("filters", f"d{name}.fits", "DARK", exposure, 1000)
+        put("filters", f"f{name}.fits", "FLAT", exposure, 20_000, FILTER=name)
+        path = put("filters", f"s{name}.fits", "LIGHT", exposure, 1300, FILTER=name)
+    return path.parent
+
+
+def assert_within(plan, out, jobs, factor):
+    """Run with a limit of so many times the least, and look at all memory that was taken."""
+    limit = int(project_memory(plan).least_bytes * factor)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        result = run_plan(plan, out, jobs=jobs, memory_bytes=limit)
+        taken = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert result.failed == ()
+    over = taken - limit - WORKING_BYTES * jobs
+    pixels = SHAPE[0] * SHAPE[1]
+    assert over <= 0, f"{over} bytes, {over / pixels:.1f} a pixel, over the limit of {limit}"
+
+
+@pytest.mark.parametrize(("jobs", "factor"), [(1, 1), (2, 2), (2, 10)])
+def test_the_bands_of_many_frames_keep_the_limit(many, tmp_path, jobs, factor):
+    assert_within(plan_of(many), tmp_path / "out", jobs, factor)
+
+
+@pytest.mark.parametrize(("jobs", "factor"), [(1, 1), (1, 2), (2, 10)])
+def test_a_night_keeps_the_limit(filters, tmp_path, jobs, factor):
+    assert_within(plan_of(filters), tmp_path / "out", jobs, factor)
+
+
+def test_frames_with_different_masters_at_once_keep_the_limit(filters, tmp_path):
+    """Each thread holds the masters of its frame, also after the shelf has dropped them."""
+    assert_within(plan_of(filters), tmp_path / "out", jobs=4, factor=2)
+
+
+def test_masters_that_wait_for_a_slow_disk_count(put, tmp_path, monkeypatch):
+    """The first two of three are still being written when the last one is made."""
+    real, all_made = flatcal.engine.store.write_image, Barrier(3)
+
+    def slow(*args):
+        with suppress(BrokenBarrierError):
+            all_made.wait(3)
+        real(*args)
+
+    monkeypatch.setattr(flatcal.engine.store, "write_image", slow)
+    for i in range(3):
+        path = put("slow", f"d{i}.fits", "DARK", 10.0 * (i + 1), 1000)
+    assert_within(plan_of(path.parent), tmp_path / "out", jobs=3, factor=1)
+
+
+def test_frames_of_two_sizes_keep_the_limit(put, tmp_path):
+    for name, shape in (("a", SHAPE), ("b", (340, 2000))):
+        put("sizes", f"b{name}.fits", "BIAS", 0.0, 1000, shape)
+        for i in range(2):
+            path = put("sizes", f"s{name}{i}.fits", "LIGHT", 10.0, 1300, shape)
+    assert_within(plan_of(path.parent, SETTINGS + NO_DARKS), tmp_path / "out", jobs=2, factor=1.5)
+
+
+def test_an_uncertainty_from_the_scatter_keeps_the_limit(put, tmp_path):
+    for i in range(3):
+        path = put("scatter", f"d{i}.fits", "DARK", 10.0, 1000)
+        poke(path, 3, 3, 65535)
+    assert_within(plan_of(path.parent, ""), tmp_path / "out", jobs=1, factor=1)
+
+
+def test_the_median_of_few_different_values_keeps_the_limit(put, tmp_path):
+    """A sample cannot bracket it: a third of all pixels have the very same value."""
+    path = put("integers", "d.fits", "DARK", 10.0, 1000, spread=3)
+    assert_within(plan_of(path.parent), tmp_path / "out", jobs=1, factor=1)

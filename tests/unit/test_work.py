@@ -1,0 +1,253 @@
+"""How much a run does: files hashed, rows read, masters loaded. Work is counted, never timed."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import test_engine
+from astropy.io import fits
+from test_engine import SETTINGS, TYPES, poke, run, slugs_of_failures
+
+import flatcal.engine.run
+import flatcal.engine.store
+from flatcal.engine.run import run_plan
+from flatcal.io import RawFrame
+from flatcal.planning import build_plan
+from flatcal.projection import project_memory
+from flatcal.recipe import parse_config
+
+night = test_engine.night
+
+NO_FLATS = SETTINGS + "[output]\nflats=false\n"
+BIAS = [f"b{i}.fits" for i in range(3)]
+DARKS = [f"d{exposure}-{i}.fits" for exposure in (10, 60) for i in range(3)]
+FLATS = [f"{name}{i}.fits" for name in "gr" for i in range(3)]
+SCIENCE = ["sg.fits", "sr.fits"]
+EVERYTHING = {*BIAS, *DARKS, *FLATS, *SCIENCE}
+MASTERS = {"bias", "dark_10s", "dark_60s", "flat_g", "flat_r"}
+# A flat is read for its own calibration (or its level), and for the master flat.
+PASSES = {file: 2 if file in FLATS else 1 for file in EVERYTHING}
+ROWS = 24
+
+
+class Work:
+    """What has been done since the last `clear`."""
+
+    def __init__(self):
+        self.clear()
+
+    def clear(self):
+        # Appending is atomic; a Counter would lose counts of threads.
+        self.hashed, self.read, self.loaded, self.written = [], [], [], []
+
+    @property
+    def passes(self):
+        """Times that each file was opened and its pixels were read."""
+        opened = {id(raw): raw for raw, _ in self.read}
+        return Counter(raw.path.name for raw in opened.values())
+
+    def rows(self, file):
+        """Times that each row of a file was read."""
+        read = (rows for raw, rows in self.read if raw.path.name == file)
+        return Counter(y for rows in read for y in range(rows.start, rows.stop))
+
+    def assert_each_row_read(self, passes, rows=range(ROWS)):
+        assert self.passes == passes
+        for file, times in passes.items():
+            assert self.rows(file) == dict.fromkeys(rows, times), file
+
+    def assert_none(self):
+        assert (self.hashed, self.passes, self.loaded, self.written) == ([], {}, [], [])
+
+
+@pytest.fixture
+def work(monkeypatch):
+    """Counts of what is done to raw files and masters; nothing that is computed is replaced."""
+    done = Work()
+
+    def before(owner, name, note):
+        real = getattr(owner, name)
+
+        def noting(*args, **options):
+            note(*args)
+            return real(*args, **options)
+
+        monkeypatch.setattr(owner, name, noting)
+
+    def note_values(raw, rows, *_):
+        if not raw.is_plain:  # those of a plain file are stored rows
+            done.read.append((raw, rows))
+
+    before(RawFrame, "sha256", lambda raw: done.hashed.append(raw.path.name))
+    before(RawFrame, "stored_rows", lambda raw, rows: done.read.append((raw, rows)))
+    before(RawFrame, "values", note_values)
+    before(
+        flatcal.engine.run,
+        "load_master",
+        lambda path, *_: done.loaded.append(path.stem.removeprefix("master_")),
+    )
+    before(flatcal.engine.store, "write_image", lambda path, *_: done.written.append(path.name))
+    return done
+
+
+# -- hashes ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", [SETTINGS, NO_FLATS, ""])
+def test_each_file_is_hashed_once_and_never_again(night, tmp_path, work, text):
+    run(night, tmp_path / "out", text)
+    assert Counter(work.hashed) == dict.fromkeys(EVERYTHING, 1)
+    work.clear()
+    assert run(night, tmp_path / "out", text).failed == ()
+    work.assert_none()
+
+
+def test_only_a_file_that_was_touched_is_hashed_again(night, tmp_path, work):
+    run(night, tmp_path / "out")
+    os.utime(night / "d60-1.fits")
+    work.clear()
+    run(night, tmp_path / "out")
+    assert work.hashed == ["d60-1.fits"]
+    assert work.passes == {}
+
+
+# -- rows --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+@pytest.mark.parametrize("text", [SETTINGS, "", SETTINGS + "[output]\nuncertainty=false\n"])
+def test_each_row_is_read_once_for_each_output(night, tmp_path, work, text, jobs):
+    run(night, tmp_path / "out", text, jobs=jobs)
+    work.assert_each_row_read(PASSES)
+    assert len(work.written) == len(set(work.written)) == 13
+
+
+def test_bands_of_single_rows_read_no_row_twice(night, tmp_path, work):
+    plan = build_plan(night, parse_config(SETTINGS, "n"))
+    least = project_memory(plan).least_bytes
+    run_plan(plan, tmp_path / "out", jobs=2, memory_bytes=least)
+    work.assert_each_row_read(PASSES)
+
+
+def test_flats_that_are_not_written_are_read_twice(night, tmp_path, work):
+    run(night, tmp_path / "out", NO_FLATS)
+    work.assert_each_row_read(PASSES)
+    assert list((tmp_path / "out").rglob("flat-*")) == []
+    assert len(work.written) == 7
+
+
+@pytest.mark.parametrize("statistic", ["median", "mean"])
+def test_rows_that_are_cut_off_are_not_read(night, tmp_path, work, statistic):
+    camera = f"[camera]\noverscan_statistic='{statistic}'\ntrim_section='[1:30,4:21]'"
+    assert run(night, tmp_path / "out", SETTINGS.replace("[camera]", camera)).failed == ()
+    work.assert_each_row_read(PASSES, range(3, 21))
+
+
+@pytest.mark.parametrize("overscan", ["header", "none"])
+@pytest.mark.parametrize("name", ["int16", "rice"])
+def test_the_overscan_costs_no_second_reading(night, tmp_path, work, name, overscan):
+    """Also of files that astropy decodes."""
+    raw = tmp_path / "others"
+    raw.mkdir()
+    for path in night.iterdir():
+        TYPES[name](path, raw)
+    text = SETTINGS.replace("[camera]", f"[camera]\noverscan_section='{overscan}'")
+    assert run(raw, tmp_path / "out", text).failed == ()
+    suffix = ".fz" if name == "rice" else ""
+    work.assert_each_row_read({f"{file}{suffix}": times for file, times in PASSES.items()})
+
+
+@pytest.mark.parametrize("text", [SETTINGS, NO_FLATS])
+def test_a_flat_without_light_is_not_read_again_in_a_second_run(night, tmp_path, work, text):
+    with fits.open(night / "g1.fits", mode="update") as hdus:
+        hdus[0].data[:] = 65535
+    run(night, tmp_path / "out", text)
+    work.clear()
+    result = run(night, tmp_path / "out", text)
+    assert slugs_of_failures(result) == {"g1.fits": ["flat-level"]}
+    work.assert_none()
+
+
+def test_a_changed_science_frame_is_the_only_one_that_is_read_again(night, tmp_path, work):
+    run(night, tmp_path / "out")
+    poke(night / "sr.fits", 3, 4, 900)
+    work.clear()
+    run(night, tmp_path / "out")
+    work.assert_each_row_read({"sr.fits": 1})
+    assert work.hashed == ["sr.fits"]
+    assert Counter(work.loaded) == {"bias": 1, "dark_60s": 1, "flat_r": 1}
+
+
+# -- masters -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jobs", [1, 4])
+def test_masters_that_were_just_made_are_not_loaded(night, tmp_path, work, jobs):
+    run(night, tmp_path / "out", jobs=jobs)
+    assert work.loaded == []
+
+
+@pytest.mark.parametrize("jobs", [1, 4])
+@pytest.mark.parametrize(
+    ("gone", "needed"),
+    [
+        (["science/science-sg"], {"dark_10s", "flat_g"}),
+        ([f"flats/flat-{file[:2]}" for file in FLATS], {"bias", "dark_10s", "dark_60s"}),
+        (["masters/master_flat_g"], {"dark_10s"}),
+        (
+            [f"flats/flat-{file[:2]}" for file in FLATS] + ["science/science-sg"],
+            MASTERS - {"flat_r"},
+        ),
+    ],
+)
+def test_masters_of_an_earlier_run_are_loaded_once(night, tmp_path, work, gone, needed, jobs):
+    run(night, tmp_path / "out")
+    for name in gone:
+        (tmp_path / "out" / f"{name}.fits").unlink()
+    work.clear()
+    run(night, tmp_path / "out", jobs=jobs)
+    assert Counter(work.loaded) == dict.fromkeys(needed, 1)
+    assert work.hashed == []
+
+
+# -- bytes -------------------------------------------------------------------------------
+
+
+NIGHT = [
+    *((f"b{i}.fits", "BIAS", 0.0, 1000, 1) for i in range(3)),
+    *((f"d{i}.fits", "DARK", 60.0, 1050, 1) for i in range(3)),
+    *((f"f{i}.fits", "FLAT", 2.0, 20_000, 2) for i in range(3)),
+    ("s.fits", "LIGHT", 60.0, 1300, 1),
+]
+
+
+def bytes_read():
+    """Bytes that this process has asked the system for, by whatever way."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not count")
+@pytest.mark.parametrize("text", [SETTINGS, NO_FLATS])
+def test_the_system_sees_no_more_reading_than_that(tmp_path, put_frame, monkeypatch, text):
+    """Once for the hash, once for each use; beside that, and in a second run, headers alone."""
+    raw, rng = tmp_path / "raw", np.random.default_rng(4)
+    for name, kind, exposure, level, _ in NIGHT:
+        data = rng.integers(level - 9, level + 9, (600, 620), np.uint16)
+        put_frame(raw / name, kind, exposure, data, BUNIT="adu", FILTER="r")
+    pixels = data.nbytes
+    plan = build_plan(raw, parse_config(text, "n"))
+    run_plan(plan, tmp_path / "warm")  # loads compiled code
+    monkeypatch.delattr("mmap.mmap")  # what is mapped would not be counted
+    read = []
+    for _ in range(2):
+        before = bytes_read()
+        assert run_plan(plan, tmp_path / "out").failed == ()
+        read.append(bytes_read() - before)
+    expected = sum((1 + uses) * pixels for *_, uses in NIGHT)
+    # All headers together are smaller than the pixels of one file.
+    assert expected < read[0] < expected + pixels
+    assert read[1] < pixels
