@@ -150,12 +150,13 @@ class _Projector:
         return Projection(tuple(stages))
 
     def _master(self, master: MasterPlan) -> Stage:
-        """Average, two errors, counts, flags and what they are compared with; a band of all."""
+        """Average, error, count, flag and a comparison; a band of all frames, with its error."""
         frames = [self.frames[file] for file in master.inputs]
         rows, columns = master.shape
         steps = [master.steps] if master.steps else [frame.steps for frame in frames]
-        result = rows * columns * (3 * self.value_bytes + 6)
-        row = len(frames) * columns * (self.value_bytes + 1) + columns * 2
+        planes = 2 if self.plan.config.output.uncertainty else 1
+        result = rows * columns * (planes * self.value_bytes + 4)
+        row = columns * (len(frames) * (self.value_bytes + 1) + self.value_bytes + 4 + 2)
         band = min(rows * row, max(row, BAND_BYTES))
         return Stage(master.name, self._masters_of(steps), result, row, band)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from flatcal.engine.noise import (
 )
 from flatcal.engine.workers import Workers
 from flatcal.flags import Flag
+from flatcal.frame import Detector
 from flatcal.io import RawFrame
 from flatcal.kernels.arithmetic import average_std
 from flatcal.kernels.combine import combine_clipped
@@ -31,7 +33,6 @@ from flatcal.projection import Stage
 from flatcal.recipe import Config
 
 Array = NDArray[Any]
-ReadBand = Callable[[int, int, Array, Array], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,28 +106,6 @@ class FlatLevel:
     refined_scale: float | None
 
 
-@dataclass(frozen=True, slots=True)
-class Stack:
-    """An average with what is known of each pixel.
-
-    Attributes
-    ----------
-    data : ndarray of float32 or float64
-        The average.
-    error : ndarray
-        Standard error from the scatter of the values kept; NaN below two values.
-    n_used : ndarray of int32
-        Values kept.
-    flags : ndarray of uint8
-        NO_INPUT where no value was good.
-    """
-
-    data: Array
-    error: Array
-    n_used: Array
-    flags: Array
-
-
 @contextmanager
 def calibrate_frame(setting: Setting, plan: FramePlan, *, with_std: bool) -> Iterator[Planes]:
     """Calibrate one frame; its planes can be used within the context only."""
@@ -170,20 +149,17 @@ def combine_raw(setting: Setting, master: MasterPlan, frames: Sequence[FramePlan
         readers = [
             opened.enter_context(_open_calibrated(setting, frame, master.steps)) for frame in frames
         ]
-        preparation = readers[0].preparation
-        result = opened.enter_context(
-            _combine_bands(
-                [reader.read for reader in readers], np.ones(len(readers)), preparation.shape,
-                setting, frame_noise(detector), stage,
+        bias = readers[0].preparation.bias
+        planes = _empty_planes(readers[0].preparation.shape, setting, detector)
+        finish = partial(_keep_error, planes)
+        if detector.noise_known:
+            variance = frame_variance(
+                detector, shot=bias is not None, level_variance=readers[0].level_variance(detector)
             )
-        )  # fmt: skip
-        if not detector.noise_known:
-            return _scatter_planes(result, len(frames), setting)
-        bias = preparation.bias
-        variance = frame_variance(
-            detector, shot=bias is not None, level_variance=readers[0].level_variance(detector)
-        )
-        return _model_planes(result, variance, setting, stage, bias)
+            finish = partial(_fill_std, planes, variance, None if bias is None else bias.std)
+        ones = np.ones(len(readers))
+        combine_bands(readers, ones, frame_noise(detector), planes, setting, stage, finish)
+    return planes if detector.noise_known else _fill_unknown(planes, len(frames))
 
 
 def combine_flats(
@@ -202,117 +178,141 @@ def combine_flats(
             opened.enter_context(_open_calibrated(setting, frame, frame.steps, flat.refined_scale))
             for frame, flat in zip(frames, flats, strict=True)
         ]
-        result = opened.enter_context(
-            _combine_bands(
-                [reader.read for reader in readers], 1 / levels, readers[0].preparation.shape,
-                setting, flat_noise(levels, detector), stage,
-            )
-        )  # fmt: skip
-        norm = setting.dtype.type(median_of_good(result.data, result.flags))
-        result.data[:] /= norm
-        no_input = result.flags != 0
-        result.data[no_input] = 1
-        result.flags[result.data <= 0] |= np.uint8(Flag.FLAT_INVALID)
+        shape = readers[0].preparation.shape
+        planes = _empty_planes(shape, setting, detector)
+        counts = opened.enter_context(setting.buffers.lend(shape, np.uint16))
+        finish = partial(_keep_counts, counts)
+        if not detector.noise_known:
+            finish = partial(_keep_error, planes)
+        least_std = flat_noise(levels, detector)
+        combine_bands(readers, 1 / levels, least_std, planes, setting, stage, finish)
+        norm = setting.dtype.type(median_of_good(planes.data, planes.flags))
+        planes.data[:] /= norm
+        planes.data[planes.flags != 0] = 1
+        planes.flags[planes.data <= 0] |= np.uint8(Flag.FLAT_INVALID)
         if detector.noise_known:
-            return _model_planes(result, flat_variance(levels, detector), setting, stage)
-        result.error[:] /= norm
-        return _scatter_planes(result, len(frames), setting)
+            variance = flat_variance(levels, detector)
+
+            def fill(band: slice) -> None:
+                _fill_std(planes, variance, None, band, None, counts[band].astype(np.int32))
+
+            setting.workers.run_bands(*shape, stage, fill)
+            return planes
+    if planes.std is not None:
+        planes.std[:] /= norm
+    return _fill_unknown(planes, len(frames))
 
 
-def _model_planes(
-    stack: Stack, variance: Variance, setting: Setting, stage: Stage, common: Master | None = None
-) -> Planes:
-    """Planes with the uncertainty of the noise model, if any is wanted."""
-    if not setting.config.output.uncertainty:
-        return Planes(stack.data, None, stack.flags)
-    std = np.empty_like(stack.data)
-    kind = setting.dtype.type
-    none = np.empty((0, 0), setting.dtype)
-    common_std = none if common is None else common.std
-
-    def fill(band: slice) -> None:
-        average_std(
-            stack.data[band], stack.n_used[band], kind(variance.photon), kind(variance.read),
-            common_std[band] if common_std.size else none, std[band],
-        )  # fmt: skip
-
-    rows, columns = stack.data.shape
-    setting.workers.run_bands(rows, columns * 8 * setting.dtype.itemsize, stage, fill)
-    return Planes(stack.data, std, stack.flags)
+def _empty_planes(shape: tuple[int, int], setting: Setting, detector: Detector) -> Planes:
+    """Planes to be filled, with an uncertainty if one is wanted."""
+    return Planes(
+        np.empty(shape, setting.dtype),
+        np.empty(shape, setting.dtype) if setting.config.output.uncertainty else None,
+        np.zeros(shape, np.uint8),
+        "noise model" if detector.noise_known else "scatter of the frames",
+    )
 
 
-def _scatter_planes(stack: Stack, n_frames: int, setting: Setting) -> Planes:
-    """Planes with the uncertainty from the scatter of the frames, if any is wanted."""
-    std = _fill_error(stack.error, n_frames) if setting.config.output.uncertainty else None
-    return Planes(stack.data, std, stack.flags, "scatter of the frames")
+# What is done with a band when it has been combined: receives its rows, the standard error from
+# the scatter of the values kept, and how many were kept.
+Finish = Callable[[slice, Array, Array], None]
 
 
-@contextmanager
-def _combine_bands(
-    reads: Sequence[ReadBand],
+def _fill_std(
+    planes: Planes,
+    variance: Variance,
+    common_std: Array | None,
+    band: slice,
+    _error: Array | None,
+    n_used: Array,
+) -> None:
+    """The uncertainty of the noise model, which tells more than the scatter of a few values."""
+    if planes.std is None:
+        return
+    kind = planes.data.dtype.type
+    none = np.empty((0, 0), kind)
+    average_std(
+        planes.data[band], n_used, kind(variance.photon), kind(variance.read),
+        none if common_std is None or not common_std.size else common_std[band], planes.std[band],
+    )  # fmt: skip
+
+
+def _keep_error(planes: Planes, band: slice, error: Array, _n_used: Array) -> None:
+    if planes.std is not None:
+        planes.std[band] = error
+
+
+def _keep_counts(counts: Array, band: slice, _error: Array, n_used: Array) -> None:
+    counts[band] = n_used
+
+
+def combine_bands(
+    readers: Sequence[CalibratedFrame],
     scales: Array,
-    shape: tuple[int, int],
-    setting: Setting,
     least_std: float,
+    planes: Planes,
+    setting: Setting,
     stage: Stage,
-) -> Iterator[Stack]:
+    finish: Finish,
+) -> None:
     """Combine frames in bands of rows, several bands at once.
 
     Parameters
     ----------
-    reads : sequence of callable
-        Each reads rows of one frame: ``read(start, stop, out, flags)``.
+    readers : sequence of CalibratedFrame
+        The frames.
     scales : ndarray, shape (n_frames,)
         Factor of each frame.
-    shape : tuple of int
-        Rows and columns.
-    setting : Setting
-        Rejection thresholds, type and threads.
     least_std : float
         Noise that every scaled value has, at the least.
+    planes : Planes
+        Receive the average, and NO_INPUT where no value was good: the average there is that of
+        the bad ones.
+    setting : Setting
+        Rejection thresholds, type, threads and memory.
     stage : Stage
         Memory for the bands.
-
-    Yields
-    ------
-    Stack
-        A pixel without a good input has the plain average of the bad ones and NO_INPUT. Error
-        and counts can be used within the context only.
+    finish : callable
+        Called for each band when it has been combined.
     """
-    n, (rows, columns) = len(reads), shape
+    n, (rows, columns) = len(readers), planes.data.shape
     kind, lend = setting.dtype.type, setting.buffers.lend
-    data = np.empty(shape, kind)
-    flags = np.zeros(shape, np.uint8)
     factors = np.asarray(scales, kind)
     low, high = kind(setting.config.combine.low_sigma), kind(setting.config.combine.high_sigma)
 
     def combine(band: slice) -> None:
-        block = (n, band.stop - band.start, columns)
-        with lend(block, kind) as stack, lend(block, np.uint8) as bad:
-            for read, values, its_flags in zip(reads, stack, bad, strict=True):
-                read(band.start, band.stop, values, its_flags)
+        height = band.stop - band.start
+        with ExitStack() as lent:
+            stack = lent.enter_context(lend((n, height, columns), kind))
+            bad = lent.enter_context(lend((n, height, columns), np.uint8))
+            error = lent.enter_context(lend((height, columns), kind))
+            n_used = lent.enter_context(lend((height, columns), np.int32))
+            for reader, values, its_flags in zip(readers, stack, bad, strict=True):
+                reader.read(band.start, band.stop, values, its_flags)
+            average = planes.data[band]
             combine_clipped(
                 stack.reshape(n, -1), bad.reshape(n, -1), factors, low, high, kind(least_std),
-                data[band].reshape(-1), error[band].reshape(-1), n_used[band].reshape(-1),
+                average.reshape(-1), error.reshape(-1), n_used.reshape(-1),
             )  # fmt: skip
-            empty = n_used[band] == 0
+            empty = n_used == 0
             if empty.any():
-                data[band][empty] = (stack[:, empty] * factors[:, None]).mean(axis=0)
-                flags[band][empty] = Flag.NO_INPUT
+                average[empty] = (stack[:, empty] * factors[:, None]).mean(axis=0)
+                planes.flags[band][empty] = Flag.NO_INPUT
+            finish(band, error, n_used)
 
     # Each band writes its own rows only, so the result does not depend on their order.
-    row_bytes = n * columns * (kind().itemsize + 1)
-    with lend(shape, kind) as error, lend(shape, np.int32) as n_used:
-        setting.workers.run_bands(rows, row_bytes, stage, combine)
-        yield Stack(data, error, n_used, flags)
+    row_bytes = columns * (n * (kind().itemsize + 1) + kind().itemsize + 4)
+    setting.workers.run_bands(rows, row_bytes, stage, combine)
 
 
-def _fill_error(error: Array, n_frames: int) -> Array | None:
-    """Standard errors, with that of a single typical value where fewer than two were kept."""
-    if n_frames < 2:
-        return None
-    error = error.copy()
-    unknown = ~np.isfinite(error)
+def _fill_unknown(planes: Planes, n_frames: int) -> Planes:
+    """Planes whose uncertainty is the scatter of the frames; none of a single frame.
+
+    Where fewer than two values were kept it is that of a single typical value.
+    """
+    if planes.std is None or n_frames < 2:
+        return replace(planes, std=None)
+    unknown = ~np.isfinite(planes.std)
     if unknown.any():
-        error[unknown] = median_of_good(error) * np.sqrt(n_frames)
-    return error
+        planes.std[unknown] = median_of_good(planes.std) * np.sqrt(n_frames)
+    return planes
