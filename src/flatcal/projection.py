@@ -131,7 +131,7 @@ def format_size(n_bytes: int, rounded: Callable[[float], int] = math.ceil) -> st
         Rounds the last digit: up, unless said otherwise, so that what is told is enough.
     """
     unit, size = ("GiB", n_bytes / 2**30) if n_bytes >= 2**30 else ("MiB", n_bytes / 2**20)
-    tens = 1 if size >= 100 else 10 if size >= 10 else 100
+    tens = 1 if size >= 100 else 10 if size >= 10 else 100 if size >= 1 else 1000
     return f"{rounded(size * tens) / tens:g} {unit}"
 
 
