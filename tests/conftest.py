@@ -44,6 +44,20 @@ def _simulate(camera: str, settings: str, folder: Path) -> Night:
     return Night(folder / "raw", config, truth)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """No test, nor a program that it starts, may touch the cache of the one who runs it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLATCAL_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def all_settled(monkeypatch):
+    """As if the files of the test had not changed for long, so that they are remembered."""
+    monkeypatch.setattr("flatcal.header_cache.SETTLED_NS", -(2**62))
+
+
 @pytest.fixture(scope="session")
 def lfc_night(tmp_path_factory):
     return _simulate("lfc", LFC_SETTINGS, tmp_path_factory.mktemp("lfc"))

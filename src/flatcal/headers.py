@@ -1,8 +1,4 @@
-"""Fast reading of FITS headers, for an index of thousands of files.
-
-Plain cards are read by one regular expression; every card that is not plain goes to
-`astropy.io.fits.Card`, so that values equal those of `astropy.io.fits.getheader`. Pixels are
-never touched.
+"""Fast reading of FITS headers, for an index of thousands of files. Pixels are never touched.
 
 Source of the format: FITS Standard 4.0, sections 3, 4 and 10 (tile-compressed images).
 """
@@ -13,23 +9,40 @@ import bz2
 import gzip
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
 from typing import IO, Final, cast
 
-from astropy.io import fits
-
+from flatcal.cards import CARD, COMMENTARY, HeaderCards, Value, parse_header
 from flatcal.errors import FrameError
 
-Value = str | bool | int | float | complex | None
+__all__ = [
+    "BLOCK",
+    "FITS_SUFFIXES",
+    "MAX_CARDS",
+    "HduInfo",
+    "HeaderCards",
+    "Scanner",
+    "StrPath",
+    "Value",
+    "choose_unit",
+    "is_fits",
+    "read_header_cards",
+    "scan_file",
+    "scan_hdus",
+    "scanning_by",
+]
+
 StrPath = str | Path
 
+FITS_SUFFIXES: Final = tuple(
+    f".{name}{packed}" for name in ("fits", "fit", "fts") for packed in ("", ".fz", ".gz", ".bz2")
+)
 BLOCK: Final = 2880
-CARD: Final = 80
 MAX_CARDS: Final = 36_000
 _CHUNK: Final = 4 * BLOCK  # most headers are one read
 _MAX_DATA_BYTES: Final = 2**60
@@ -38,7 +51,6 @@ _IS_FITS: Final = re.compile(rb"SIMPLE  = *T")
 _END: Final = re.compile(rb"END(?![A-Z0-9_-])")
 _STARTS: Final = (b"SIMPLE  =", b"XTENSION=")
 _COMPRESSED: Final = ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open))
-_COMMENTARY: Final = ("COMMENT", "HISTORY", "")
 # Cards of a tile-compressed image that describe the table it is stored in.
 _OF_TABLE: Final = re.compile(
     "SIMPLE|XTENSION|BITPIX|NAXIS[0-9]*|EXTEND|BLOCKED|PCOUNT|GCOUNT|GROUPS|CHECKSUM|DATASUM"
@@ -47,79 +59,6 @@ _OF_TABLE: Final = re.compile(
     "|Z(?:IMAGE|CMPTYPE|MASKCMP|QUANTIZ|DITHER0|BLANK|SCALE|ZERO)"
     "|Z(?:SIMPLE|TENSION|BITPIX|EXTEND|BLOCKED|PCOUNT|GCOUNT|HECKSUM|DATASUM)"
 )
-_PLAIN_CARD: Final = re.compile(
-    r"([A-Z0-9_-]{1,8}) *= *"
-    r"(?:'([ -&(-~]+)'|([TF])|([+-]?[0-9]+)"
-    r"|([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[EDed][+-]?[0-9]+)?))?"
-    r" *(?:/.*)?",
-    re.DOTALL,
-)
-
-
-class HeaderCards(Mapping[str, Value]):
-    """Keywords and values of one header, found whatever their case.
-
-    Of a keyword that comes more than once the first value is found, as in
-    `astropy.io.fits.Header`; COMMENT and HISTORY are one text with a line for each card. A card
-    without a value holds None, and one whose value is not valid FITS holds its text.
-
-    Parameters
-    ----------
-    cards : iterable of tuple
-        Keyword (upper case) and value of each card, in the order of the file.
-
-    Attributes
-    ----------
-    layout : tuple of str
-        The keywords of all cards, with repeated, COMMENT, HISTORY and blank ones.
-    row : tuple
-        The values of the same cards.
-    """
-
-    def __init__(self, cards: Iterable[tuple[str, Value]]) -> None:
-        pairs = tuple(cards)
-        self.layout = tuple(keyword for keyword, _ in pairs)
-        self.row = tuple(value for _, value in pairs)
-
-    @classmethod
-    def of_row(cls, layout: tuple[str, ...], row: tuple[Value, ...]) -> HeaderCards:
-        """Make a header of keywords, which many headers can share, and values."""
-        header = cls.__new__(cls)
-        header.layout, header.row = layout, row
-        return header
-
-    @property
-    def cards(self) -> tuple[tuple[str, Value], ...]:
-        """Keyword and value of each card, in the order of the file."""
-        return tuple(zip(self.layout, self.row, strict=True))
-
-    # An index of thousands of files needs rows alone.
-    @cached_property
-    def _values(self) -> dict[str, Value]:
-        values = dict(zip(self.layout, self.row, strict=True))
-        return values if len(values) == len(self.layout) else _merge_repeated(self.cards)
-
-    def __getitem__(self, keyword: str) -> Value:
-        return self._values[keyword.upper()]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __repr__(self) -> str:
-        return f"HeaderCards({self._values!r})"
-
-
-def _merge_repeated(cards: tuple[tuple[str, Value], ...]) -> dict[str, Value]:
-    values: dict[str, Value] = {}
-    for keyword, value in cards:
-        if keyword in ("COMMENT", "HISTORY") and keyword in values:
-            values[keyword] = f"{values[keyword]}\n{value}"
-        elif keyword:
-            values.setdefault(keyword, value)
-    return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +142,12 @@ def read_header_cards(path: StrPath, ext: int | str = 0) -> HeaderCards:
     if ext == 0:
         with _open_unzipped(path) as stream:
             return _read_header(stream, path)[0]
-    for hdu in scan_hdus(path):
+    return choose_unit(scan_file(path), ext, path)
+
+
+def choose_unit(hdus: Iterable[HduInfo], ext: int | str, path: StrPath) -> HeaderCards:
+    """Return the header of one of the units of a file; see `read_header_cards`."""
+    for hdu in hdus:
         if ext == hdu.index or _has_name(hdu.cards, ext):
             return hdu.cards
     raise FrameError("file-broken", f"{path} has no extension {ext!r}; choose another ext")
@@ -214,7 +158,28 @@ def _has_name(cards: HeaderCards, ext: int | str) -> bool:
     return isinstance(ext, str) and isinstance(name, str) and name.upper() == ext.upper()
 
 
+@contextmanager
+def scanning_by(scanner: Scanner) -> Iterator[None]:
+    """Let a function that knows files from before do the work of `scan_hdus` in the block.
+
+    Parameters
+    ----------
+    scanner : callable
+        Gives what `scan_file` would; used on the thread of the block only.
+    """
+    token = _scanner.set(scanner)
+    try:
+        yield
+    finally:
+        _scanner.reset(token)
+
+
 def scan_hdus(path: StrPath) -> tuple[HduInfo, ...]:
+    """Read all headers of a file by `scan_file`, or by what `scanning_by` has set."""
+    return _scanner.get()(path)
+
+
+def scan_file(path: StrPath) -> tuple[HduInfo, ...]:
     """Read all headers of a file and where their data lie.
 
     Bytes after the last unit that do not start another one are ignored, as the FITS standard
@@ -253,6 +218,10 @@ def scan_hdus(path: StrPath) -> tuple[HduInfo, ...]:
     return tuple(hdus)
 
 
+Scanner = Callable[[StrPath], tuple[HduInfo, ...]]
+_scanner: Final[ContextVar[Scanner]] = ContextVar("_scanner", default=scan_file)
+
+
 def _scan_one(stream: IO[bytes], path: StrPath, index: int, offset: int) -> HduInfo:
     cards, header_bytes = _read_header(stream, path)
     data_offset = offset + header_bytes
@@ -287,7 +256,7 @@ def _image_header(table: HeaderCards, path: StrPath) -> HeaderCards:
         if not _OF_TABLE.fullmatch(keyword) and (keyword, value) != ("EXTNAME", "COMPRESSED_IMAGE")
     ]
     end = len(body)
-    while end and body[end - 1][0] in _COMMENTARY:
+    while end and body[end - 1][0] in COMMENTARY:
         end -= 1
     moved = [(keyword, table[keyword]) for keyword in ("BSCALE", "BZERO") if table.get(keyword)]
     moved += [
@@ -384,7 +353,7 @@ def _read_header(stream: IO[bytes], path: StrPath) -> tuple[HeaderCards, int]:
             )
         searched = len(header) // CARD * CARD
         header += chunk
-    return HeaderCards(_parse_header(header[:end])), _pad(end + CARD)
+    return parse_header(header[:end]), _pad(end + CARD)
 
 
 def _find_end(header: bytes, start: int) -> int | None:
@@ -392,52 +361,3 @@ def _find_end(header: bytes, start: int) -> int | None:
         if match.start() % CARD == 0:
             return match.start()
     return None
-
-
-def _parse_header(header: bytes) -> list[tuple[str, Value]]:
-    text = header.decode("ascii", errors="replace").replace("\ufffd", "?")
-    images = [text[i : i + CARD] for i in range(0, len(text), CARD)]
-    if "CONTINUE" in text:
-        images = _join_continued(images)
-    return [_parse_card(image) for image in images]
-
-
-def _join_continued(images: list[str]) -> list[str]:
-    joined: list[str] = []
-    for image in images:
-        if joined and image.startswith("CONTINUE"):
-            joined[-1] += image
-        else:
-            joined.append(image)
-    return joined
-
-
-# A night's headers repeat most of their cards, so that remembering them saves a third of the time.
-@lru_cache(maxsize=16_384)
-def _parse_card(image: str) -> tuple[str, Value]:
-    keyword, is_one_card = image[:8].rstrip(), len(image) == CARD
-    if keyword in _COMMENTARY and is_one_card:
-        return keyword, image[8:].rstrip()
-    plain = _PLAIN_CARD.fullmatch(image) if is_one_card and image[8:10] == "= " else None
-    if plain is None or ": " in (plain[2] or ""):  # a string with ": " may be a record
-        return _parse_odd_card(image)
-    keyword, text, logical, integer, real = plain.groups()
-    if text is not None:
-        return keyword, text.rstrip()
-    if integer is not None:
-        return keyword, int(integer)
-    if real is not None:
-        return keyword, float(real.replace("D", "E").replace("d", "e"))
-    return keyword, logical == "T" if logical else None
-
-
-def _parse_odd_card(image: str) -> tuple[str, Value]:
-    is_hierarch = image[:9].upper() == "HIERARCH " and "=" in image
-    if not is_hierarch and not 0 <= image.find("= ") <= 8:  # no value: astropy warns of each
-        return image[:8].strip().upper(), image[8:].rstrip()
-    card = fits.Card.fromstring(image)
-    try:
-        value = card.value
-    except fits.VerifyError:
-        value = image[10:].split("/", 1)[0].strip()
-    return card.keyword.upper(), None if isinstance(value, fits.card.Undefined) else value

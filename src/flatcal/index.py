@@ -9,11 +9,9 @@ from pathlib import Path
 from flatcal.errors import FrameError
 from flatcal.facts import read_frame
 from flatcal.frame import Frame
+from flatcal.header_cache import remembered_units
+from flatcal.headers import FITS_SUFFIXES, scanning_by
 from flatcal.recipe import Config
-
-FITS_SUFFIXES = tuple(
-    f".{name}{packed}" for name in ("fits", "fit", "fts") for packed in ("", ".fz", ".gz", ".bz2")
-)
 
 
 def find_frames(raw: str | Path, config: Config) -> tuple[Frame, ...]:
@@ -39,9 +37,11 @@ def find_frames(raw: str | Path, config: Config) -> tuple[Frame, ...]:
     root = Path(raw)
     if not root.is_dir():
         raise FrameError("empty-folder", f"{root} is not a folder")
-    frames = tuple(
-        read_frame(root, file, config.camera, config.kinds) for file in sorted(_fits_files(root))
-    )
+    with remembered_units(root) as scan, scanning_by(scan):
+        frames = tuple(
+            read_frame(root, file, config.camera, config.kinds)
+            for file in sorted(_fits_files(root))
+        )
     if not frames:
         raise FrameError(
             "empty-folder",

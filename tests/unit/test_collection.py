@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.nddata import CCDData
+from astropy.table import Table
+from hypothesis import given
+from hypothesis import strategies as st
 
-from flatcal.collection import ImageFileCollection
+from flatcal.collection import ImageFileCollection, _as_array
 from flatcal.errors import FlatcalWarning
 
 REAL = Path(os.environ.get("FLATCAL_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
@@ -90,6 +93,46 @@ def test_summary_equals_ccdprocs(folder, kind, arguments):
         assert_same_table(ours.summary, theirs.summary)
         assert ours.keywords == theirs.keywords
         assert repr(ours) == repr(theirs)
+
+
+@pytest.mark.usefixtures("all_settled")
+@pytest.mark.parametrize("arguments", ARGUMENTS[:6] + ARGUMENTS[7:], ids=str)
+def test_remembered_summary_equals_ccdprocs(folder, arguments):
+    write(folder / "s2.fits", imagetyp="science", exptime=90, history="x", nothing=None)
+    ImageFileCollection(folder)  # remembers all headers
+    ours, theirs = ImageFileCollection(folder, **arguments), ccdproc_collection(folder, **arguments)
+    assert_same_table(ours.summary, theirs.summary)
+    ours.keywords = theirs.keywords = ["gain", "EXPTIME", "nothing"]
+    assert_same_table(ours.summary, theirs.summary)
+
+
+@pytest.mark.usefixtures("all_settled")
+def test_values_of_all_types_are_remembered(tmp_path):
+    """Headers with the same keywords, of which whole columns are remembered."""
+    for number in range(4):
+        mixed = (1, 1.5, "text", True)[number]
+        cards = {"text": f"no. {number}", "real": number / 3, "whole": -number, "truth": number > 1}
+        cards |= {"same": "s", "none": None, "mixed": mixed, "large": 2**70, "larger": 2**64 - 1}
+        write(tmp_path / f"{number}.fits", comment=f"c{number}", **cards)
+    for _ in range(2):
+        ours, theirs = ImageFileCollection(tmp_path), ccdproc_collection(tmp_path)
+        assert_same_table(ours.summary, theirs.summary)
+        ours.summary["real"][0] = 5.0  # the table is the user's own
+        assert ours.values("real")[0] == 5.0
+
+
+VALUES = st.one_of(
+    *[st.none(), st.booleans(), st.integers(), st.floats(), st.complex_numbers()],
+    st.text(st.characters(min_codepoint=32, max_codepoint=126)),
+)
+
+
+@given(st.lists(VALUES, min_size=1) | VALUES.map(lambda value: [value] * 9))
+def test_columns_have_the_types_that_a_table_gives_them(values):
+    expected = Table({"a": values}, masked=True)["a"]
+    found = _as_array(values)
+    assert found.dtype == expected.dtype
+    assert repr(found.tolist()) == repr(expected.tolist())
 
 
 def test_summary_without_location(folder):
