@@ -42,6 +42,9 @@ logger = logging.getLogger(__name__)
 # What of a frame's plan determines its pixels and header, beside the raw file and the steps.
 _PIXEL_FACTS = {"kind", "exposure_time_s", "filter", "date", "unit", "shape", "detector"}
 
+# What of the settings of outputs determines the pixels of all that is made.
+_PIXEL_SETTINGS = {"dtype", "uncertainty"}
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -437,6 +440,7 @@ class _Run:
             self.levels[frame.file] = FlatLevel(product.median_adu, product.refined_scale)
 
     def _frame_recipe(self, frame: FramePlan) -> str:
+        """Recipe of the pixels of a calibrated frame, whether or not it is written."""
         return self._recipe("calibrate", [frame], frame.steps, None)
 
     # -- outputs -----------------------------------------------------------------------
@@ -459,7 +463,7 @@ class _Run:
                 "steps": [step.model_dump(exclude={"reason"}) for step in steps],
                 "masters": {name: self._recipe_of(name) for name in sorted(masters)},
                 "settings": settings,
-                "output": self.plan.config.output.model_dump(exclude={"flats"}),
+                "output": self.plan.config.output.model_dump(include=_PIXEL_SETTINGS),
             }
         )
 
