@@ -14,35 +14,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from flatcal.camera import CameraSettings, Cards, KindRule, find_profile
+from flatcal.dialects import IN_CAMERA, read_testimonies
 from flatcal.errors import FrameError
 from flatcal.frame import Caveat, Detector, Frame, Kind, Setup, Storage
 from flatcal.geometry import geometry_of
 from flatcal.headers import HduInfo, scan_hdus
 from flatcal.io import quiet_astropy
+from flatcal.kinds import kind_of, master_word
 from flatcal.notes import Notes
-from flatcal.state import removed_steps
+from flatcal.state import ProcessingState
 
-# How the field spells the kinds, in lower case without spaces and signs.
-_KIND_WORDS: Final[dict[str, Kind]] = {
-    **dict.fromkeys(("bias", "biasframe", "zero", "zeroframe", "offset"), Kind.BIAS),
-    **dict.fromkeys(("dark", "darkframe", "darkflat", "flatdark", "darkflatframe"), Kind.DARK),
-    **dict.fromkeys(
-        ("flat", "flatfield", "flatframe", "flatfieldframe", "skyflat", "domeflat", "dflat")
-        + ("lampflat", "twilightflat", "twiflat", "domeflatfield", "skyflatfield"),
-        Kind.FLAT,
-    ),
-    **dict.fromkeys(
-        ("science", "light", "lightframe", "object", "obj", "sci", "expose", "target"),
-        Kind.SCIENCE,
-    ),
-}
-_NAME_WORD: Final = re.compile(r"(?<![a-z])(bias|zero|dark|flat)(?:e?s)?(?![a-z])", re.IGNORECASE)
 _UNIT_WORDS: Final[dict[str, str]] = {
     **dict.fromkeys(("adu", "adus", "count", "counts", "dn", "ct"), "adu"),
     **dict.fromkeys(("electron", "electrons", "e", "e-", "el"), "electron"),
 }
-# No camera needs longer for its shortest exposure.
-_LONGEST_BIAS_S: Final = 1.0
 _SENSOR_KEYS: Final = ("CCD-TEMP", "DET-TEMP", "TEMPDET")
 # A cooler that has settled keeps its sensor this near.
 _NEAR_SET_C: Final = 3.0
@@ -71,24 +56,14 @@ def read_frame(
     Frame
         With `errors` where the frame cannot be used; it is never left out.
     """
-    path = root / file
     notes = Notes()
     printable = os.fsencode(file).decode(errors="backslashreplace")
     if printable != file:
         error = Caveat("file-broken", "the name of the file is not UTF-8 text; rename it")
         return Frame(printable, errors=(error,))
-    if path.exists() and not path.is_file():
-        return Frame(file, errors=(Caveat("file-broken", "a pipe or device, not a file"),))
-    try:
-        with quiet_astropy():
-            hdus = scan_hdus(path)
-        status = path.stat()
-    except (FrameError, OSError) as error:
-        text = error.text if isinstance(error, FrameError) else str(error)
-        return Frame(file, errors=(Caveat("file-broken", text),))
-    for found in filter(None, (_sign_of_reduction(hdu.cards) for hdu in hdus)):
-        text = f"{found} in the header: this is a product, not a raw frame"
-        return Frame(file, errors=(Caveat("already-calibrated", text),))
+    hdus, status = _open(root / file, notes)
+    if status is None or _is_product(hdus, notes):
+        return Frame(file, errors=tuple(notes.errors))
     image = _find_image(hdus, notes)
     if image is None:
         return Frame(file, errors=tuple(notes.errors))
@@ -96,12 +71,12 @@ def read_frame(
     cards = _merged_cards(hdus, image)
     profile = find_profile(cards)
     settings: CameraSettings = profile.overruled_by(overrides)
+    if master := master_word(cards, settings):
+        text = f"{master}: this is a master, not a raw frame; use what it was made from"
+        return Frame(file, errors=(Caveat("already-calibrated", text),))
     shape = _shape(cards)
     exposure = _exposure_time(cards, settings, notes)
-    kind, reason = _kind(file, cards, settings, (*rules, *profile.kinds), exposure)
-    if kind is Kind.BIAS and (exposure or 0) > _LONGEST_BIAS_S:
-        notes.caveat("kind-hint", f"taken as bias ({reason}), but exposed for {exposure:g} s")
-    _check_kind(file, kind, _first(cards, settings.kind_keyword), notes)
+    kind, reason = kind_of(file, cards, settings, (*rules, *profile.kinds), exposure, notes)
     if exposure is None and kind not in (Kind.BIAS, None):
         _refuse_missing_exposure(settings, notes)
     _check_amplifiers(cards, notes)
@@ -109,12 +84,7 @@ def read_frame(
     sensor = _number(_first(cards, _SENSOR_KEYS)[1])
     if set_point is not None and sensor is not None and abs(sensor - set_point) > _NEAR_SET_C:
         notes.caveat("temperature-off", f"sensor at {sensor:g} C, cooler set to {set_point:g} C")
-    if cards.get("CCDSFPT") == 5:
-        notes.error(
-            "dark-in-camera",
-            "CCDSFPT = 5: the camera's software has subtracted a dark already; use the frame "
-            "before that subtraction",
-        )
+    _check_pedestal(cards, notes)
     geometry = geometry_of(cards, shape, profile, settings, overrides, notes)
     return Frame(
         file=file,
@@ -180,6 +150,19 @@ def _number(value: Any) -> float | None:
 # -- structure of the file ---------------------------------------------------------------
 
 
+def _open(path: Path, notes: Notes) -> tuple[tuple[HduInfo, ...], os.stat_result | None]:
+    """All headers, and size and times of the file; None with an error when it is not readable."""
+    if path.exists() and not path.is_file():
+        notes.error("file-broken", "a pipe or device, not a file")
+        return (), None
+    try:
+        with quiet_astropy():
+            return scan_hdus(path), path.stat()
+    except (FrameError, OSError) as error:
+        notes.error("file-broken", error.text if isinstance(error, FrameError) else str(error))
+        return (), None
+
+
 def _dimensions(hdu: HduInfo) -> int:
     if hdu.index > 0 and not hdu.compressed and hdu.cards.get("XTENSION") != "IMAGE":
         return 0
@@ -233,70 +216,32 @@ def _is_plain_uint16(image: HduInfo) -> bool:
     )
 
 
-# What IRAF's ccdproc leaves in a header that it has worked on: the time, and what it did.
-_TIME_OF_DAY: Final = re.compile(r"\b\d\d:\d\d\b")
-_IRAF_STEPS: Final = ("ZEROCOR", "OVERSCAN", "DARKCOR", "FLATCOR", "CCDPROC")
+# -- what is gone already ----------------------------------------------------------------
 
 
-def _sign_of_reduction(cards: Cards) -> str:
-    """The card that says that something was done to the frame already, or nothing."""
-    if cards.get("COMBINED") is True:
-        return "COMBINED = T"
-    if "FLATCAL" in cards:
-        return f"FLATCAL = {cards['FLATCAL']}"
-    if done := removed_steps(cards):
-        return f"a record of {', '.join(sorted(done))} subtraction or correction"
-    stamped = (key for key in _IRAF_STEPS if _TIME_OF_DAY.search(str(cards.get(key))))
-    return next((f"IRAF's {key}" for key in stamped), "")
+def _is_product(hdus: Sequence[HduInfo], notes: Notes) -> bool:
+    """Name what was done to the frame before; True when it is no raw frame at all."""
+    state = ProcessingState(tuple(t for hdu in hdus for t in read_testimonies(hdu.cards)))
+    programs = {testimony.program for testimony in state.done}
+    if not programs:
+        return False
+    if programs == {IN_CAMERA}:
+        told = f"{state.describe()}; use the frame before that subtraction"
+        notes.error("dark-in-camera", told)
+        return False
+    told = f"{state.describe()}: this is a product, not a raw frame; use what it was made from"
+    notes.error("already-calibrated", told)
+    return True
 
 
-# -- kind --------------------------------------------------------------------------------
-
-
-def _kind(
-    file: str,
-    cards: Cards,
-    settings: CameraSettings,
-    rules: Sequence[KindRule],
-    exposure: float | None,
-) -> tuple[Kind | None, str]:
-    for rule in rules:
-        if rule.matches(file, cards):
-            return rule.kind, str(rule)
-    for keyword in settings.kind_keyword or ():
-        value = _text(cards.get(keyword))
-        kind = _KIND_WORDS.get(re.sub(r"[^a-z]", "", value.lower()))
-        if kind is Kind.DARK and exposure == 0:
-            return Kind.BIAS, f"{keyword} = {value} of 0 s"
-        if kind is not None:
-            return kind, f"{keyword} = {value}"
-    return None, ""
-
-
-def _kind_in_name(file: str) -> tuple[Kind, str] | None:
-    """The kind that the file name speaks of, if it speaks of just one, and the word as spelt."""
-    words = _NAME_WORD.findall(file.rsplit("/", 1)[-1])
-    kinds = {_KIND_WORDS[word.lower()] for word in words}
-    return (kinds.pop(), words[0]) if len(kinds) == 1 else None
-
-
-def _check_kind(file: str, kind: Kind | None, said: tuple[str, Any], notes: Notes) -> None:
-    """Name a kind that is not known, or that the file name contradicts."""
-    keyword, word = said
-    named = _kind_in_name(file)
-    # The pattern has the word as the name spells it: patterns heed the case.
-    example = f"--kind '{named[0]}=*{named[1]}*'" if named else "--kind 'science=PATTERN'"
-    if kind is None:
-        notes.error(
-            "kind-unknown",
-            f"{f'{keyword} = {word!r} is no kind' if keyword else 'no keyword tells the kind'} of "
-            f"frame; say it, for example with {example}",
-        )
-    elif named is not None and named[0] is not kind:
+def _check_pedestal(cards: Cards, notes: Notes) -> None:
+    """Name an offset that software has added to all pixels (SBFITSEXT 1.0, MaxIm DL)."""
+    value = _number(cards.get("PEDESTAL"))
+    if value:
         notes.caveat(
-            "kind-hint",
-            f"taken as {kind}, but the file name says {named[0]}; if the name is right, say "
-            f"{example}",
+            "pedestal",
+            f"PEDESTAL = {value:g}: software has shifted all pixels by {abs(value):g} ADU; that "
+            "goes with a bias or dark of the same PEDESTAL, and otherwise stays in the frame",
         )
 
 

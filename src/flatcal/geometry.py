@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from flatcal.camera import CameraProfile, CameraSettings, Cards
 from flatcal.errors import SectionError
 from flatcal.frame import Geometry
 from flatcal.notes import Notes
-from flatcal.section import Section, format_section, parse_section
+from flatcal.section import Section, format_section, parse_section, read_header_section
 
 
 def geometry_of(
@@ -96,9 +97,13 @@ def _section(
         if not text:
             continue
         try:
-            return parse_section(text, shape), f"{keyword} = {text}"
+            section, remark = read_header_section(text, shape)
         except SectionError as error:
             notes.caveat("overscan-unknown", f"{keyword} is not used: {error.text}")
+            continue
+        if remark:
+            notes.caveat("overscan-unknown", f"{keyword} = {text} {remark}")
+        return section, f"{keyword} = {text}"
     return None, "none in the header"
 
 
@@ -108,7 +113,7 @@ def _overscan(
     """The overscan columns over the rows that are kept, or None, and who says so."""
     overscan, reason = _section(cards, shape, setting, _OVERSCAN_KEYS, notes)
     if overscan is None:
-        return None, reason
+        return None, reason if setting == "none" else f"{reason}{_hint(cards, shape)}"
     have = overscan[0]
     told = (
         f"the overscan covers rows {have.start + 1} to {have.stop}, the image kept rows "
@@ -121,7 +126,85 @@ def _overscan(
         if setting not in (None, "header"):
             raise SectionError("bad-section", told)
         notes.caveat("overscan-unknown", f"{reason} is not used: {told}")
-        return None, "none in the header that can be used"
+        return None, f"none in the header that can be used{_hint(cards, shape)}"
     if have.start > rows.start or have.stop < rows.stop:
         notes.caveat("overscan-unknown", f"{told}; its columns are used over all of them")
     return (rows, overscan[1]), reason
+
+
+# -- columns that may be an overscan ----------------------------------------------------------
+
+# The whole image that is read, before borders that nobody wants are cut off.
+_DATA_KEYS: Final = ("DATASEC", "TRIMSEC")
+# Lick Observatory's name and others for the number of columns after the image.
+_COUNT_KEYS: Final = ("COVER", "NOVER", "OVERSCAN")
+
+
+def overscan_candidates(cards: Cards, shape: tuple[int, int]) -> tuple[Section | None, str]:
+    """Columns beside the image that may be its overscan, as the header has it.
+
+    Nothing here tells whether they are any good: that is for a measurement or the observer.
+
+    Parameters
+    ----------
+    cards : mapping
+        Header.
+    shape : tuple of int
+        Rows and columns.
+
+    Returns
+    -------
+    tuple
+        The section over the rows of the image, or None; and the card that says so, or why there
+        is none. Where there are columns on both sides it is the wider one.
+    """
+    for keyword in _DATA_KEYS:
+        try:
+            kept = read_header_section(str(cards.get(keyword, "")), shape).section
+        except SectionError:
+            continue
+        if found := _beside(kept, shape):
+            return found, f"outside of {keyword} = {str(cards[keyword]).strip()}"
+    for keyword in _COUNT_KEYS:
+        count = _count(cards.get(keyword)) * max(1, _count(cards.get("AMPSROW")))
+        if 0 < count < shape[1]:
+            rows = slice(0, max(1, shape[0] - _count(cards.get("ROVER"))))
+            return (rows, slice(shape[1] - count, shape[1])), f"{keyword} = {cards[keyword]}"
+    return _beyond_the_chip(cards, shape)
+
+
+def _hint(cards: Cards, shape: tuple[int, int]) -> str:
+    section, reason = overscan_candidates(cards, shape)
+    return "" if section is None else f" ({format_section(section)} may be one: {reason})"
+
+
+def _beside(kept: Section, shape: tuple[int, int]) -> Section | None:
+    """The wider strip left or right of what is kept."""
+    rows, columns = kept
+    left, right = slice(0, columns.start), slice(columns.stop, shape[1])
+    wider = left if left.stop > right.stop - right.start else right
+    return None if wider.stop == wider.start else (rows, wider)
+
+
+def _count(value: Any) -> int:
+    """A whole number above zero, else 0."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+_CHIP: Final = re.compile(r"\[ *(\d{1,9}) *: *(\d{1,9}) *,")
+
+
+def _beyond_the_chip(cards: Cards, shape: tuple[int, int]) -> tuple[Section | None, str]:
+    """Columns that the image has more than the part of the chip that was read."""
+    text = str(cards.get("CCDSEC", "")).strip()
+    on_chip = _CHIP.match(text)
+    if on_chip is None:
+        return None, "the header speaks of no columns beside the image"
+    first, last = sorted(map(int, on_chip.groups()))
+    binning = str(cards.get("CCDSUM", "")).split()
+    factor = int(binning[0]) if binning and binning[0].isdigit() and int(binning[0]) else 1
+    width = (last - first + 1) // factor
+    if not 0 < width < shape[1]:
+        return None, f"CCDSEC = {text} leaves no columns beside the image"
+    found = (slice(0, shape[0]), slice(width, shape[1]))
+    return found, f"more columns than the {width} of CCDSEC = {text}"

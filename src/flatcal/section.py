@@ -7,11 +7,12 @@ ends included. Inside it is a pair of slices ``(y, x)``.
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from flatcal.errors import SectionError
 
-_AXIS: Final = r"(?:(\d+):(\d+)|([*:]))"
+_AXIS: Final = r"(?:(\d{1,9}):(\d{1,9})|([*:]))"
 _SECTION: Final = re.compile(rf"\[{_AXIS},{_AXIS}\]")
 
 Section = tuple[slice, slice]
@@ -60,6 +61,98 @@ def _axis_slice(first: str | None, last: str | None, size: int, text: str, name:
             f"1 to {size} are there",
         )
     return slice(start, stop)
+
+
+# -- as cameras write them ----------------------------------------------------------------
+
+# First and last pixel of a whole axis, or as written.
+Ends = tuple[int, int]
+
+
+class HeaderSection(NamedTuple):
+    """A section from a header, and what had to be done to understand it."""
+
+    section: Section
+    remark: str
+
+
+def read_header_section(text: str, shape: tuple[int, int]) -> HeaderSection:
+    """Turn the section that a card holds into slices; what is odd but clear is understood.
+
+    Clear are a section that runs backwards, one that counts from 0 where a whole axis shows it,
+    and one that reaches a single pixel outside the image.
+
+    Parameters
+    ----------
+    text : str
+        Value of the card.
+    shape : tuple of int
+        Rows and columns of the image.
+
+    Returns
+    -------
+    HeaderSection
+        The remark is empty for a section as `parse_section` understands it.
+
+    Raises
+    ------
+    SectionError
+        When nothing or more than one thing could be meant.
+    """
+    match = _SECTION.fullmatch(re.sub(r"\s", "", text))
+    if match is None:
+        raise SectionError("bad-section", _why_not(text))
+    x_first, x_last, _, y_first, y_last, _ = match.groups()
+    sizes = (shape[1], shape[0])
+    axes = [
+        (1, size) if first is None else (int(first), int(last))
+        for first, last, size in zip((x_first, y_first), (x_last, y_last), sizes, strict=True)
+    ]
+    remarks = []
+    if any(first > last for first, last in axes):
+        axes = [(min(ends), max(ends)) for ends in axes]
+        remarks.append("runs backwards")
+    if any(first == 0 for first, _ in axes):
+        axes = _counted_from_1(axes, sizes, text)
+        remarks.append("counts from 0")
+    cut = [
+        (first, size if last == size + 1 else last)
+        for (first, last), size in zip(axes, sizes, strict=True)
+    ]
+    if cut != axes:
+        axes = cut
+        remarks.append("reaches one pixel outside the image")
+    read = "[{0[0]}:{0[1]},{1[0]}:{1[1]}]".format(*axes)
+    if not remarks:
+        return HeaderSection(parse_section(text, shape), "")
+    try:
+        return HeaderSection(parse_section(read, shape), f"{' and '.join(remarks)}, read as {read}")
+    except SectionError:
+        parse_section(text, shape)  # names what stands in the card
+        raise
+
+
+def _why_not(text: str) -> str:
+    if ":" not in text and "*" not in text:
+        return f"{text!r} names no section"
+    if "," not in text:
+        return f"section {text!r} has one axis only; two are needed, [x1:x2,y1:y2]"
+    return f"section {text!r} is not of the form [x1:x2,y1:y2]"
+
+
+def _counted_from_1(axes: Sequence[Ends], sizes: Sequence[int], text: str) -> list[Ends]:
+    """A section that counts from 0, if a whole axis shows whether its last pixels count."""
+    if any(ends == (0, 0) for ends in axes):
+        raise SectionError("bad-section", f"section {text!r} holds no pixel")
+    pairs = list(zip(axes, sizes, strict=True))
+    if any(ends == (0, size - 1) for ends, size in pairs):
+        return [(first + 1, last + 1) for first, last in axes]
+    if any(ends == (0, size) for ends, size in pairs):
+        return [(first + 1, last) for first, last in axes]
+    raise SectionError(
+        "bad-section",
+        f"section {text!r} counts from 0, and whether its last pixels count is not clear",
+    )
 
 
 def format_section(section: Section) -> str:

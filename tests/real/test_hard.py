@@ -8,30 +8,35 @@ import pytest
 
 from flatcal import Config, build_plan, run_plan
 from flatcal.engine.run import RunResult
+from flatcal.index import find_frames
 from flatcal.recipe import ScienceSettings
 
 # File, slug of the error that it gets when nothing is said about it.
 REFUSED = {
-    "comma-exptime/Bias_ASIImg_frame0001.fit": "kind-unknown",
-    "comma-exptime/Dark_ASIImg_10sec_frame0001.fit": "kind-unknown",
-    "comma-exptime/Flat_ASIImg_frame0001.fit": "kind-unknown",
     "dark-subtracted-in-camera/L2-flat-hg-360.00000000.FIT": "no-flat",
     "dark-subtracted-in-camera/L2-flat-red-180.00000000.FIT": "dark-in-camera",
     "mef/flat-mef.fits": "multi-extension",
     "mef/science-mef.fits": "multi-extension",
     "rice/coj2m002-en12-20200321-0023-w00.fits.fz": "no-dark",
     "spaced-biassec/a8280271.fits": "no-dark",
-    "string-exptime/IC310_1.fits": "kind-unknown",
-    "string-exptime/bias_1.fits": "kind-unknown",
-    "string-exptime/bias_2.fits": "kind-unknown",
-    "string-exptime/flats01.fits": "kind-unknown",
-    "string-exptime/flats02.fits": "kind-unknown",
+    "string-exptime/IC310_1.fits": "no-dark",
+    "string-exptime/flats01.fits": "no-dark",
+    "string-exptime/flats02.fits": "no-dark",
     "truncated/Flat_ASIImg_frame0007.fit": "file-broken",
     "two-amps/b1003.fits": "several-amplifiers",
     "two-amps/b1020.fits": "several-amplifiers",
     "two-amps/b1021.fits": "several-amplifiers",
 }
-USED = "dark-subtracted-in-camera/L2-dark-flat-360.00000000.DARK.FIT"
+# File, master that it goes into. Those of the first and last folder have no IMAGETYP: their
+# names tell the kind.
+USED = {
+    "comma-exptime/Bias_ASIImg_frame0001.fit": "master_bias_960x1280",
+    "comma-exptime/Dark_ASIImg_10sec_frame0001.fit": "master_dark_10s",
+    "comma-exptime/Flat_ASIImg_frame0001.fit": "master_flat_none",
+    "dark-subtracted-in-camera/L2-dark-flat-360.00000000.DARK.FIT": "master_dark_360s",
+    "string-exptime/bias_1.fits": "master_bias_512x512",
+    "string-exptime/bias_2.fits": "master_bias_512x512",
+}
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +52,31 @@ def test_every_file_is_named_with_its_reason(hard: Path, tmp_path: Path) -> None
     result = run(hard, tmp_path, Config())
     slugs = {o.file: o.errors[0].slug for o in result.record.outcomes if o.errors}
     assert slugs == REFUSED
-    used = [o for o in result.record.outcomes if not o.errors]
-    assert [(o.file, o.part_of) for o in used] == [(USED, "master_dark_360s")]
+    assert {o.file: o.part_of for o in result.record.outcomes if not o.errors} == USED
+
+
+def test_kinds_from_names_alone_are_named_with_their_cure(hard: Path) -> None:
+    for folder in ("comma-exptime", "string-exptime"):
+        for frame in build_plan(hard / folder).frames:
+            (hint,) = (c.text for c in frame.caveats if c.slug == "kind-hint")
+            assert f"taken as {frame.kind} from file name {frame.file} alone" in hint
+            assert f"--kind '{frame.kind}=*" in hint
+
+
+def test_no_raw_frame_is_taken_for_a_product(data_folder: Path) -> None:
+    """All real frames are raw but one, and the camera's software says of that what it did."""
+    lost = {
+        frame.file: error.text
+        for frame in find_frames(data_folder, Config())
+        for error in frame.errors
+        if error.slug in ("already-calibrated", "dark-in-camera")
+    }
+    assert lost == {
+        "hard/dark-subtracted-in-camera/L2-flat-red-180.00000000.FIT": (
+            "dark subtracted by the camera's software (CCDSFPT = 5); use the frame before that "
+            "subtraction"
+        )
+    }
 
 
 def test_decimal_comma_is_read_and_named(hard: Path, tmp_path: Path) -> None:

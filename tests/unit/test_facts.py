@@ -10,8 +10,10 @@ from astropy.io import fits
 
 from flatcal.errors import FrameError
 from flatcal.frame import Kind
+from flatcal.geometry import overscan_candidates
 from flatcal.index import find_frames
 from flatcal.recipe import Config, parse_config
+from flatcal.section import format_section
 
 
 @pytest.fixture
@@ -89,12 +91,157 @@ def test_a_word_that_is_no_kind_is_passed_over_for_the_next_keyword(look):
     assert look(imagetyp="Tricolour", OBSTYPE="DARK").kind is Kind.DARK
 
 
-@pytest.mark.parametrize("imagetyp", [None, "", "comparison", 7, "biased"])
+@pytest.mark.parametrize("keyword", ["FRAME", "ESO_DPR_TYPE"])
+def test_kind_under_keywords_of_indi_and_eso(tmp_path, keyword):
+    header = fits.Header({f"HIERARCH {keyword.replace('_', ' ')}": "DARK", "EXPTIME": 2.0})
+    fits.PrimaryHDU(IMAGE, header).writeto(tmp_path / "x.fits")
+    assert only(tmp_path).kind is Kind.DARK
+
+
+def test_a_frame_of_coordinates_is_no_kind(look):
+    """FRAME = 'FK5' stands for what RADESYS is today."""
+    assert look(FRAME="FK5").kind is Kind.FLAT
+
+
+@pytest.mark.parametrize("imagetyp", [None, "", "comparison", 7, "biased", "UNKNOWN"])
 def test_a_kind_that_nothing_tells_is_an_error_not_a_guess(look, imagetyp):
     frame = look(imagetyp=imagetyp)
     assert frame.kind is None
     assert slugs(frame.errors) == ["kind-unknown"]
     assert "--kind" in frame.errors[0].text
+
+
+@pytest.mark.parametrize("name", ["flat-1.fits", "flats/x.fits", "x.fits"])
+@pytest.mark.parametrize("imagetyp", ["comparison", "focus", "Tricolor Image"])
+def test_a_kind_that_flatcal_has_not_is_no_other_one(look, name, imagetyp):
+    """Reason: the header says what it is; a name such as flat-1 would make a wrong flat of it."""
+    frame = look(name, imagetyp=imagetyp, OBJECT="flat")
+    assert frame.kind is None
+    assert slugs(frame.errors) == ["kind-unknown"]
+    assert f"IMAGETYP = {imagetyp!r}" in frame.errors[0].text
+
+
+@pytest.mark.parametrize(
+    ("imagetyp", "title", "kind"),
+    [
+        ("OBJECT", "sky flat", "flat"),
+        ("object", "Twilight Flat 3", "flat"),
+        ("OBJECT", "dflat", "flat"),
+        ("OBJECT", "dome flat V", "flat"),
+        ("OBJECT", "flat_r_01", "flat"),
+        ("EXPOSE", "bias", "bias"),
+        ("OBJECT", "dark 300s", "dark"),
+        ("OBJECT", "dark flat", "dark"),
+        (None, "Bias frame 12", "bias"),
+        ("unknown", "zero", "bias"),
+        (None, "skyflat", "flat"),
+    ],
+)
+def test_object_tells_the_kind_where_the_header_says_no_more_than_open_shutter(
+    look, imagetyp, title, kind
+):
+    """Reason: at many telescopes only the title, typed by the observer, tells flats apart."""
+    frame = look(imagetyp=imagetyp, OBJECT=title, exposure=1.0)
+    assert frame.kind is Kind(kind)
+    assert frame.kind_reason == f"OBJECT = {title}"
+    (hint,) = (c for c in frame.caveats if c.slug == "kind-hint")
+    assert f'header = {{ OBJECT = "{title}" }}' in hint.text
+
+
+@pytest.mark.parametrize(
+    "title",
+    ["Dark nebula B33", "M33 dark", "Flatiron", "zero point field", "flat dark bias", "M31", "", 7]
+    + ["offset star", "bias and flat", "darkest", "None"],
+)
+def test_a_title_that_speaks_of_more_than_a_kind_tells_none(look, title):
+    """Reason: a dark nebula is science."""
+    frame = look(imagetyp="OBJECT", OBJECT=title)
+    assert frame.kind is Kind.SCIENCE
+    assert "kind-hint" not in slugs(frame.caveats)
+
+
+@pytest.mark.parametrize("imagetyp", ["Light Frame", "SCIENCE"])
+def test_a_title_against_a_program_that_says_light_is_a_caveat(look, imagetyp):
+    """Reason: titles are left standing from the frames before; programs set the type each time."""
+    frame = look(imagetyp=imagetyp, OBJECT="sky flat")
+    assert frame.kind is Kind.SCIENCE
+    (hint,) = (c for c in frame.caveats if c.slug == "kind-hint")
+    assert "OBJECT = sky flat speaks of a flat" in hint.text
+
+
+def test_a_dark_of_no_time_that_is_called_bias_agrees(look):
+    """Lick Observatory has no type for a bias."""
+    frame = look(imagetyp=None, OBSTYPE="DARK", exposure=0.0, OBJECT="bias")
+    assert (frame.kind, frame.kind_reason) == (Kind.BIAS, "OBSTYPE = DARK of 0 s")
+    assert "kind-hint" not in slugs(frame.caveats)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "pattern"),
+    [
+        ("bias_1.fits", "bias", "*bias*"),
+        ("flats01.fits", "flat", "*flat*"),
+        ("Dark_ASIImg_10sec_frame0001.fit", "dark", "*Dark*"),
+        ("IC310_1.fits", "science", "*IC310*"),
+        ("m31-V-001.fits", "science", "*m31*"),
+        ("NGC 7000_L_3.fits", "science", "*NGC 7000*"),
+        ("Light_Veil_001.fits", "science", "*Light*"),
+        ("darks/300s/x1.fits", "dark", "*darks/*"),
+        ("2024-05-13/flats V/x1.fits", "flat", "*flats V/*"),
+        ("Lights/x1.fits", "science", "*Lights/*"),
+        ("flats/flat_1.fits", "flat", "*flat*"),
+    ],
+)
+def test_names_tell_the_kind_where_the_header_is_silent(look, tmp_path, name, kind, pattern):
+    """Reason: hard/string-exptime has no other sign. Each carries a caveat, and its own cure."""
+    frame = look(name, imagetyp=None, exposure=1.0)
+    assert frame.kind is Kind(kind)
+    assert frame.kind_reason.startswith(("file name ", "folder "))
+    (hint,) = (c for c in frame.caveats if c.slug == "kind-hint")
+    assert f"--kind '{kind}={pattern}'" in hint.text
+    (again,) = find_frames(tmp_path, Config().with_kinds([f"{kind}={pattern}"]))
+    assert again.kind is Kind(kind)
+    assert "kind-hint" not in slugs(again.caveats)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["flats/dark_1.fits", "flat_dark_1.fits", "M31_flat.fits", "master_flat_V.fits"]
+    + ["flat-stacked.fits", "flat_mean.fits", "dark_sub_1.fits", "M31_calibrated.fits"]
+    + [
+        "dark-subtracted-in-camera/x.fits",
+        "d1001.fits",
+        "m0001.fits",
+        "coj2m002.fits",
+        "lat30.fits",
+    ]
+    + ["twilight.fits", "biased/x.fits", "superflat.fits", "raw/2024/x.fits"],
+)
+def test_names_that_speak_of_two_kinds_or_of_work_tell_none(look, name):
+    """Reason: what is not sure must be said by the observer."""
+    frame = look(name, imagetyp=None)
+    assert frame.kind is None
+    assert slugs(frame.errors) == ["kind-unknown"]
+
+
+def test_a_dark_of_no_time_by_its_name_is_a_bias(look):
+    frame = look("dark_1.fits", imagetyp=None, exposure=0.0)
+    assert frame.kind is Kind.BIAS
+    (hint,) = (c for c in frame.caveats if c.slug == "kind-hint" and "alone" in c.text)
+    assert "--kind 'bias=*dark*'" in hint.text
+
+
+@pytest.mark.parametrize(
+    "imagetyp",
+    ["Master Dark", "masterFlat", "MASTER_LIGHT", "Master Bias Frame", "Dark master", "Stacked"],
+)
+def test_masters_are_not_raw_frames(look, tmp_path, imagetyp):
+    """Reason: a master among raw frames would count as one of them; rules do not change it."""
+    look(imagetyp=imagetyp)
+    for config in (Config(), Config().with_kinds(["dark=*"])):
+        (frame,) = find_frames(tmp_path, config)
+        assert slugs(frame.errors) == ["already-calibrated"]
+        assert f"IMAGETYP = {imagetyp!r}" in frame.errors[0].text
 
 
 def test_a_dark_of_no_time_is_a_bias(look):
@@ -300,8 +447,8 @@ def test_an_overscan_section_of_the_header_is_used(look, biassec, expected):
 
 @pytest.mark.parametrize(
     "biassec",
-    ["[4096:4109]", "UNKNOWN", "[11:13,1:10]", "[11:12,1:11]", "[0:2,1:10]", "[12:11,1:10]"]
-    + ["[11:12,10:1]", "11:12,1:10", "[11.0:12,1:10]", "[-2:-1,1:10]", "[[11:12,1:10]]", "0"],
+    ["[4096:4109]", "UNKNOWN", "[11:14,1:10]", "[11:12,1:12]", "[0:2,1:10]", "[13:14,1:10]"]
+    + ["11:12,1:10", "[11.0:12,1:10]", "[-2:-1,1:10]", "[[11:12,1:10]]", "0", "[]", "[0:0,0:0]"],
 )
 def test_an_overscan_section_that_is_not_one_is_told_and_not_used(look, biassec):
     frame = look(BIASSEC=biassec)
@@ -309,6 +456,20 @@ def test_an_overscan_section_that_is_not_one_is_told_and_not_used(look, biassec)
     (caveat,) = (c for c in frame.caveats if c.slug == "overscan-unknown")
     assert biassec in caveat.text
     assert frame.errors == ()
+
+
+@pytest.mark.parametrize(
+    "biassec",
+    ["[12:11,1:10]", "[11:12,10:1]", "[11:13,1:10]", "[11:12,1:11]", "[10:11,0:9]", "[10:12,0:10]"],
+)
+def test_an_odd_overscan_section_that_is_clear_is_used_and_told(look, biassec):
+    """Reason: a level along rows has no direction, and a whole axis shows where counting begins."""
+    frame = look(BIASSEC=biassec, TRIMSEC="[1:10,1:10]")
+    assert frame.errors == ()
+    assert frame.geometry.overscan_section == (slice(0, 10), slice(10, 12))
+    (caveat,) = (c for c in frame.caveats if c.slug == "overscan-unknown")
+    assert f"BIASSEC = {biassec}" in caveat.text
+    assert "read as [11:12,1:10]" in caveat.text
 
 
 def test_an_overscan_that_is_a_row_short_serves_all_rows_and_is_told(look):
@@ -365,6 +526,45 @@ def test_sections_in_the_settings_overrule_the_header(look):
     frame = look(config=parse_config(text, "n"), BIASSEC="[11:12,1:10]", TRIMSEC="[1:5,1:5]")
     assert frame.geometry.overscan_section is None
     assert frame.geometry.trim_section == (slice(0, 10), slice(0, 10))
+
+
+@pytest.mark.parametrize(
+    ("cards", "expected", "reason"),
+    [
+        ({"DATASEC": "[1:10,1:10]"}, "[11:12,1:10]", "outside of DATASEC = [1:10,1:10]"),
+        ({"TRIMSEC": "[1:10,2:9]"}, "[11:12,2:9]", "outside of TRIMSEC = [1:10,2:9]"),
+        # Borders that are cut off are no overscan: DATASEC goes first.
+        ({"TRIMSEC": "[3:8,1:10]", "DATASEC": "[1:10,1:10]"}, "[11:12,1:10]", "outside of DATA"),
+        ({"DATASEC": "[4:11,1:10]"}, "[1:3,1:10]", "outside of DATASEC"),
+        ({"DATASEC": "[0:9,0:9]"}, "[11:12,1:10]", "outside of DATASEC = [0:9,0:9]"),
+        ({"TRIMSEC": "[1:11, :]"}, "[12:12,1:10]", "outside of TRIMSEC"),
+        # Lick Observatory: columns and rows after the image; for each amplifier.
+        ({"COVER": 2}, "[11:12,1:10]", "COVER = 2"),
+        ({"COVER": 2, "AMPSROW": 2}, "[9:12,1:10]", "COVER = 2"),
+        ({"NOVER": 3, "ROVER": 1}, "[10:12,1:9]", "NOVER = 3"),
+        ({"OVERSCAN": 2}, "[11:12,1:10]", "OVERSCAN = 2"),
+        ({"CCDSEC": "[1:10,1:10]"}, "[11:12,1:10]", "more columns than the 10 of CCDSEC"),
+        ({"CCDSEC": "[20:1,1:20]", "CCDSUM": "2 2"}, "[11:12,1:10]", "more columns than the 10"),
+        ({}, None, "speaks of no columns"),
+        ({"DATASEC": "[1:12,1:10]"}, None, "speaks of no columns"),
+        ({"DATASEC": "UNKNOWN", "CCDSEC": "UNKNOWN", "OVERSCAN": "none"}, None, "speaks of no"),
+        ({"COVER": 0, "OVERSCAN": True, "NOVER": 99}, None, "speaks of no columns"),
+        ({"CCDSEC": "[1:2048,1:2048]"}, None, "leaves no columns"),
+        ({"CCDSEC": "[1:20,1:20]", "CCDSUM": "0 0"}, None, "leaves no columns"),
+    ],
+)
+def test_columns_that_may_be_an_overscan(cards, expected, reason):
+    """Reason: many headers name the image alone; which of the others are good is measured."""
+    section, told = overscan_candidates(cards, (10, 12))
+    assert (section and format_section(section)) == expected
+    assert reason in told
+
+
+def test_columns_that_may_be_an_overscan_are_told_and_not_used(look):
+    frame = look(DATASEC="[1:10,1:10]")
+    assert frame.geometry.overscan_section is None
+    assert frame.geometry.trim_section == (slice(0, 10), slice(0, 10))
+    assert "[11:12,1:10] may be one: outside of DATASEC" in frame.geometry.reason
 
 
 # -- other values ------------------------------------------------------------------------
@@ -463,6 +663,20 @@ def test_a_dark_for_flats_is_a_dark(look, word):
 
 def test_combined_f_is_a_raw_frame(look):
     assert look(COMBINED=False).errors == ()
+
+
+@pytest.mark.parametrize("value", [-100, 100, "-100", 0.5])
+def test_a_pedestal_is_a_caveat_with_its_value(look, value):
+    """Reason: it stays in the frame where bias or dark do not hold it."""
+    frame = look(PEDESTAL=value)
+    assert frame.errors == ()
+    (caveat,) = (c for c in frame.caveats if c.slug == "pedestal")
+    assert f"PEDESTAL = {float(value):g}" in caveat.text
+
+
+@pytest.mark.parametrize("value", [0, 0.0, None, "", "none", False])
+def test_no_pedestal_is_no_caveat(look, value):
+    assert "pedestal" not in slugs(look(PEDESTAL=value).caveats)
 
 
 def test_all_errors_of_a_frame_are_told(look):

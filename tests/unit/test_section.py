@@ -14,7 +14,7 @@ with warnings.catch_warnings():
     from ccdproc.utils.slices import slice_from_string
 
 from flatcal.errors import SectionError
-from flatcal.section import format_section, parse_section
+from flatcal.section import format_section, parse_section, read_header_section
 
 
 @st.composite
@@ -58,3 +58,78 @@ def test_what_is_no_section_of_the_image(text):
         parse_section(text, (3, 4))
     assert caught.value.slug == "bad-section"
     assert repr(text) in str(caught.value)
+
+
+# -- sections as cameras write them: images have 10 rows and 12 columns -------------------------
+
+
+@given(sections())
+@settings(deadline=None, max_examples=100, derandomize=True)
+def test_a_valid_section_of_a_header_is_read_as_it_stands(case):
+    shape, text = case
+    assert read_header_section(text, shape) == (parse_section(text, shape), "")
+
+
+@given(sections())
+@settings(deadline=None, max_examples=100, derandomize=True)
+def test_a_section_that_runs_backwards_is_the_same_pixels(case):
+    shape, text = case
+    section = parse_section(text, shape)
+    (y, x), rows = section, shape[0]
+    backwards = f"[{x.stop}:{x.start + 1},{y.stop}:{y.start + 1}]"
+    read = read_header_section(backwards, shape)
+    assert read.section == section
+    assert ("backwards" in read.remark) == (backwards != text)
+    assert rows == shape[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "read", "why"),
+    [
+        ("[   4:  13,   1: 10]", "[4:12,1:10]", "one pixel outside"),
+        ("[1:8, :]", "[1:8,1:10]", ""),
+        ("[12:9,1:10]", "[9:12,1:10]", "backwards"),
+        ("[9:13,1:10]", "[9:12,1:10]", "one pixel outside"),
+        ("[1:8,1:11]", "[1:8,1:10]", "one pixel outside"),
+        # A whole axis shows how it is counted: 0 to 9 are ten rows, and so are 0 to 10 in Python.
+        ("[0:7,0:9]", "[1:8,1:10]", "counts from 0"),
+        ("[8:11,0:9]", "[9:12,1:10]", "counts from 0"),
+        ("[0:8,0:10]", "[1:8,1:10]", "counts from 0"),
+        ("[8:12,0:10]", "[9:12,1:10]", "counts from 0"),
+        ("[7:0,9:0]", "[1:8,1:10]", "backwards and counts from 0"),
+    ],
+)
+def test_odd_sections_that_are_clear(text, read, why):
+    section, remark = read_header_section(text, (10, 12))
+    assert format_section(section) == read
+    assert why in remark
+    assert bool(why) == bool(remark)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("UNKNOWN", "'UNKNOWN' names no section"),
+        ("N/A", "names no section"),
+        ("", "names no section"),
+        ("[]", "names no section"),
+        ("0", "names no section"),
+        ("[4096:4109]", "'[4096:4109]' has one axis only"),
+        ("[*]", "one axis only"),
+        ("[1:8,1:10", "not of the form"),
+        ("[1:8:2,1:10]", "not of the form"),
+        ("[a:b,1:10]", "not of the form"),
+        ("[1:8,1:99999999999]", "not of the form"),
+        # Ten rows of twelve columns: columns 0 to 7 may be 1 to 8 or 1 to 7.
+        ("[0:7,1:10]", "not clear"),
+        ("[0:0,0:0]", "holds no pixel"),
+        ("[1:14,1:10]", "'[1:14,1:10]' asks for columns 1 to 14 of an image with 12"),
+        ("[13:13,1:10]", "asks for columns 13 to 13"),
+        ("[14:13,1:10]", "asks for columns 14 to 13"),
+    ],
+)
+def test_sections_that_are_not_clear_are_named(text, why):
+    with pytest.raises(SectionError) as caught:
+        read_header_section(text, (10, 12))
+    assert caught.value.slug == "bad-section"
+    assert why in str(caught.value)

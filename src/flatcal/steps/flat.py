@@ -51,11 +51,12 @@ def flat_correct(
         When the shapes differ, or the level of the flat (`norm_value` or the mean) is not above
         zero; a ValueError.
     StateError
-        When the frame was divided by a flat before, or is known to hold its bias and its dark.
+        When the frame was divided by a flat before, or the frame or the flat is known to hold
+        its bias and its dark.
     """
     arithmetic.require_ccd(ccd=ccd, flat=flat)
     arithmetic.require_shape(ccd, flat)
-    refuse_misfit(ccd.meta, "flat")
+    refuse_misfit(ccd.meta, "flat", flat.meta)
     values = flat.data if min_value is None else np.maximum(flat.data, min_value)
     mask = arithmetic.mask_of(flat)
     mean, invalid = _survey(values, mask)

@@ -10,7 +10,7 @@ from astropy.nddata import CCDData
 
 from flatcal.errors import FrameError
 from flatcal.section import parse_section
-from flatcal.state import refuse_misfit
+from flatcal.state import refuse_misfit, refuse_part
 from flatcal.steps import _arithmetic as arithmetic
 from flatcal.steps._logging import AddKeyword, logged, record_done
 
@@ -62,7 +62,9 @@ def subtract_overscan(
     FrameError
         When the overscan has another number of rows (or columns) than the frame.
     StateError
-        When the overscan was subtracted before, or the frame was divided by a flat.
+        When the overscan was subtracted before, or the frame was divided by a flat; when
+        `fits_section` is given for a frame that was trimmed, or the frame has lost something
+        that `overscan` has not.
     """
     arithmetic.require_ccd(ccd=ccd)
     refuse_misfit(ccd.meta, "overscan")
@@ -85,9 +87,11 @@ def _overscan_of(ccd: CCDData, overscan: Any, fits_section: Any) -> CCDData:
         raise TypeError("give either overscan or fits_section, and not both")
     if fits_section is None:
         arithmetic.require_ccd(overscan=overscan)
+        refuse_part(ccd.meta, overscan.meta)
         return overscan
     if not isinstance(fits_section, str):
         raise TypeError(f"fits_section must be a str, not {type(fits_section).__name__}")
+    refuse_part(ccd.meta, None)
     return ccd[parse_section(fits_section, ccd.shape)]
 
 
