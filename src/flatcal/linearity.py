@@ -7,13 +7,20 @@ other. Cameras that suppress their dark current, or glow while they read out, fa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Final
+
+from flatcal.matching import Group, same_setup, same_temperature
+from flatcal.recipe import DarkSettings
+from flatcal.second_look.seen import Seen
 
 # A deviation counts from so many standard errors on, and from this fraction of what was expected.
 _SIGNIFICANT: Final = 4.0
 _NOTABLE: Final = 0.15
+# The level of a frame is a median of whole numbers.
+_ROUNDING_ADU: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +86,45 @@ def judge_linearity(levels: Sequence[DarkLevel]) -> DarkLinearity:
                 f"{expected:.1f}"
             )
     return DarkLinearity(worst <= 1, text)
+
+
+def find_nonlinear(
+    groups: Sequence[Group], seen: Mapping[str, Seen], settings: DarkSettings
+) -> dict[int, str]:
+    """Groups of darks whose current does not grow with time, by their `id`, with the figures.
+
+    Parameters
+    ----------
+    groups : sequence of Group
+        All darks of a night.
+    seen : mapping
+        What the pixels of each file show.
+    settings : DarkSettings
+        They say what belongs together.
+    """
+    found: dict[int, str] = {}
+    for group in groups:
+        alike = [
+            other
+            for other in groups
+            if same_setup(group.first, other.first)
+            and same_temperature(group.first, other.first, settings.temperature_tolerance_c)
+        ]
+        levels = [level for other in alike if (level := _level_of(other, seen)) is not None]
+        verdict = judge_linearity(levels)
+        if verdict.linear is False:
+            found[id(group)] = verdict.text
+    return found
+
+
+def _level_of(group: Group, seen: Mapping[str, Seen]) -> DarkLevel | None:
+    """Level of a group over its bias; None where that is not known."""
+    lights = [
+        light
+        for frame in group.frames
+        if frame.file in seen and (light := seen[frame.file].light) is not None
+    ]
+    if not lights:
+        return None
+    scatter = stdev(lights) / math.sqrt(len(lights)) if len(lights) > 1 else 0.0
+    return DarkLevel(group.exposure_time_s, fmean(lights), math.hypot(_ROUNDING_ADU, scatter))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from flatcal.frame import Caveat, Frame, Geometry, Kind
 from flatcal.recipe import DarkSettings
@@ -201,7 +202,11 @@ def choose_flat(frame: Frame, groups: Sequence[Group]) -> Group | None:
 
 
 def choose_dark(
-    frame: Frame, groups: Sequence[Group], bias: Group | None, settings: DarkSettings
+    frame: Frame,
+    groups: Sequence[Group],
+    bias: Group | None,
+    settings: DarkSettings,
+    nonlinear: Mapping[int, str] = MappingProxyType({}),
 ) -> DarkChoice | Caveat:
     """The dark for a frame, or why there is none.
 
@@ -220,6 +225,8 @@ def choose_dark(
         The bias that serves the frame.
     settings : DarkSettings
         Tolerances and permissions.
+    nonlinear : mapping
+        Of groups, by their `id`, whose current was measured not to grow with time: the figures.
 
     Returns
     -------
@@ -242,7 +249,7 @@ def choose_dark(
             text = f"unscaled dark of {nearest.exposure_time_s:g} s on a frame of {exposure:g} s"
             caveats += (Caveat("dark-exposure", f"{text}, by your dark.tolerance_s"),)
         return DarkChoice(nearest, 1.0, False, reason, caveats)
-    scalable = _scalable(exposure, fitting, bias, settings)
+    scalable = _scalable(exposure, fitting, bias, settings, nonlinear)
     if isinstance(scalable, str):
         return _exposure_refusal(frame, nearest, settings, scalable)
     return _scaled(frame, scalable)
@@ -263,7 +270,11 @@ def _nearest(fitting: Sequence[Group], exposure: float, settings: DarkSettings) 
 
 
 def _scalable(
-    exposure: float, fitting: Sequence[Group], bias: Group | None, settings: DarkSettings
+    exposure: float,
+    fitting: Sequence[Group],
+    bias: Group | None,
+    settings: DarkSettings,
+    nonlinear: Mapping[int, str],
 ) -> list[Group] | str:
     """The darks that may be scaled to an exposure time, or why there is none and the remedy."""
     if settings.scale == "never":
@@ -282,6 +293,14 @@ def _scalable(
     if not without_bias:
         why = "no bias frames fit, so its bias cannot be taken out"
         return f"{why}; take bias frames or darks of {exposure:g} s"
+    if settings.scale != "always":
+        figures = [nonlinear[id(group)] for group in without_bias if id(group) in nonlinear]
+        without_bias = [group for group in without_bias if id(group) not in nonlinear]
+        if not without_bias:
+            return (
+                f"the dark current of this camera does not grow with time: {figures[0]}; take "
+                f"darks of {exposure:g} s, set dark.scale = 'always'"
+            )
     longer = [group for group in without_bias if group.exposure_time_s >= exposure]
     if not longer and not settings.scale_up:
         return f"it is shorter; take darks of {exposure:g} s or longer, set dark.scale_up = true"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 from flatcal.camera import find_profile_by_name
 from flatcal.frame import Caveat, Frame, Kind, Setup
 from flatcal.index import find_frames
+from flatcal.linearity import find_nonlinear
 from flatcal.matching import (
     ENOUGH_TO_REJECT,
     DarkChoice,
@@ -24,10 +27,14 @@ from flatcal.matching import (
     stored_group,
 )
 from flatcal.naming import distinct, output_names, slug
+from flatcal.overscan import apply_overscan
 from flatcal.plan import FramePlan, MasterPlan, Plan, Step
 from flatcal.recipe import Config
+from flatcal.second_look import second_look
+from flatcal.second_look.seen import see
 from flatcal.section import format_section
 from flatcal.stored import StoredMaster
+from flatcal.survey import Look, look_at
 
 
 class Shelf(Protocol):
@@ -63,20 +70,35 @@ def build_plan(
         When there is no FITS file.
     """
     config = config or Config()
-    return plan_frames(Path(raw), find_frames(raw, config), config, library)
+    root = Path(raw)
+    frames = find_frames(root, config)
+    looks = look_at(root, frames, os.cpu_count() or 1)
+    frames = apply_overscan(frames, looks, config.camera)
+    frames = second_look(frames, looks, config.dark)
+    return plan_frames(root, frames, config, library, looks)
 
 
 def plan_frames(
-    raw: Path, frames: Sequence[Frame], config: Config, library: Shelf | None = None
+    raw: Path,
+    frames: Sequence[Frame],
+    config: Config,
+    library: Shelf | None = None,
+    looks: Mapping[str, Look] = MappingProxyType({}),
 ) -> Plan:
     """Plan frames that have been read; see `build_plan`."""
-    return _Planner(frames, config, library).plan(raw)
+    return _Planner(frames, config, library, looks).plan(raw)
 
 
 class _Planner:
     """Works out a plan; lives only while `plan_frames` runs."""
 
-    def __init__(self, frames: Sequence[Frame], config: Config, library: Shelf | None) -> None:
+    def __init__(
+        self,
+        frames: Sequence[Frame],
+        config: Config,
+        library: Shelf | None,
+        looks: Mapping[str, Look],
+    ) -> None:
         self.frames = frames
         self.config = config
         self.library = library
@@ -84,6 +106,7 @@ class _Planner:
         good = [frame for frame in frames if not frame.errors]
         self.bias_groups = group_bias(_of(Kind.BIAS, good), config.dark)
         self.dark_groups = group_darks(_of(Kind.DARK, good), config.dark)
+        self.nonlinear = find_nonlinear(self.dark_groups, see(frames, looks), config.dark)
         self.names: dict[int, str] = {}
         self._name(self.bias_groups, ["master_bias"] * len(self.bias_groups))
         self._name(
@@ -122,7 +145,7 @@ class _Planner:
     def _choose(self, frame: Frame) -> DarkChoice | Caveat | None:
         """The dark, None for going without, or the refusal."""
         bias = self._bias(frame)
-        choice = choose_dark(frame, self.dark_groups, bias, self.config.dark)
+        choice = choose_dark(frame, self.dark_groups, bias, self.config.dark, self.nonlinear)
         stored = self._stored(Kind.DARK, frame)
         if isinstance(choice, Caveat) and stored:
             from_library = choose_dark(frame, stored, bias, self.config.dark)
