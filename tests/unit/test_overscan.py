@@ -228,8 +228,9 @@ def test_columns_that_undershoot_are_dropped():
 
 
 def test_a_constant_offset_is_not_taken_for_a_leak_into_faint_flats():
-    """0.5 ADU of the 400 ADU of a flat would be a leak of 0.12 %."""
-    assert share(Sky(n_bias=10, light=400, offsets={2: 0.5}), whole) >= 0.95
+    """0.7 ADU, tolerated without light, would be a leak of 0.07 % into flats of 1000 ADU."""
+    sky = Sky(n_bias=10, n_flat=10, n_rows=1024, light=1000, offsets={2: 0.7})
+    assert share(sky, whole) >= 0.95
 
 
 def test_bad_columns_are_dropped_and_the_longest_run_is_kept():
@@ -237,6 +238,11 @@ def test_bad_columns_are_dropped_and_the_longest_run_is_kept():
     assert judge(Sky(bad={4: 0.0})).columns == slice(1005, 1032)
     assert judge(Sky(offsets={9: 60000.0})).columns == slice(1010, 1032)
     assert "noisy or dead" in judge(Sky(bad={4: 20.0})).text
+
+
+def test_of_equal_runs_the_one_far_from_the_image_is_kept():
+    assert judge(Sky(n_columns=31, bad={15: 20.0})).columns == slice(1016, 1031)
+    assert judge(Sky(n_columns=31, bad={15: 20.0}, at_right=False)).columns == slice(0, 15)
 
 
 def test_saturated_and_faint_flats_say_nothing_of_a_leak():
@@ -255,13 +261,13 @@ def test_columns_of_the_image_are_not_taken_for_an_overscan():
 
 
 def test_the_bias_level_that_drifts_into_flats_is_no_light():
-    """Of the 100 ADU of a faint flat, a drift of 30 ADU would be a third."""
+    """45 ADU, 9 times the noise, are more than a fifth of the light of a faint flat."""
     frames, looks = Sky(light=150.0).expose()
     for frame in frames[-3:]:
         (strip,) = looks[frame.file].strips
-        up = replace(strip, levels=tuple(level + 30 for level in strip.levels))
+        up = replace(strip, levels=tuple(level + 45 for level in strip.levels))
         looks[frame.file] = replace(
-            looks[frame.file], level=looks[frame.file].level + 30, strips=(up,)
+            looks[frame.file], level=looks[frame.file].level + 45, strips=(up,)
         )
     assert judge_overscan(frames, looks).useful
 
@@ -394,10 +400,17 @@ def test_none_stays_none_and_is_named_when_a_drift_is_missed():
     columns, (caveat,), _ = apply(Sky(n_bias=10, wander=10), "none")
     assert (columns, caveat.slug) == (None, "overscan-doubt")
     assert "'[1001:1032,1:500]'" in caveat.text
-    for sky in (Sky(n_bias=10), Sky(n_bias=10, wander=10, follow=0), Sky(offset=300, own=25)):
+    small = Sky(n_bias=10, n_columns=64, wander=1.2)
+    assert judge(small).follows
+    assert judge(small).drift < small.noise
+    few = Sky(n_bias=2, wander=10)
+    assert judge(few).useful
+    assert judge(few).drift > few.noise
+    useless = (Sky(n_bias=10, wander=10, follow=0), Sky(offset=300, own=25))
+    for sky in (small, few, *useless, Sky(n_bias=10)):
         columns, caveats, reason = apply(sky, "none")
         assert (columns, caveats) == (None, [])
-        assert "measured: columns 1001 to 1032" in reason
+        assert "measured: columns 1001 to 10" in reason
 
 
 def test_an_overscan_in_an_image_that_is_kept_whole_is_named():
