@@ -207,16 +207,17 @@ def compare_columns(columns: Columns) -> ColumnTests:
     nothing = np.zeros(columns.n_columns, bool)
     offsets = leaks = None
     is_offset = is_lit = nothing
+    # What is there without light is no leak, as far as it is known.
+    constant = error = np.zeros(columns.n_columns)
     if unlit.any():
-        offsets = np.median(excess[unlit], axis=0)
+        constant = offsets = np.median(excess[unlit], axis=0)
+        error = columns.error(unlit)
         tolerable = max(TOLERABLE_OFFSET * columns.noise, _ROUNDING)
-        is_offset = np.abs(offsets) > np.maximum(tolerable, SIGNIFICANT * columns.error(unlit))
+        is_offset = np.abs(offsets) > np.maximum(tolerable, SIGNIFICANT * error)
     if flats.any():
-        # What is there without light is no leak.
-        dark = offsets if offsets is not None else 0.0
         light = columns.light[flats]
-        leaks = np.median((excess[flats] - dark) / light[:, None], axis=0)
-        error = columns.error(flats) / np.median(light)
+        leaks = np.median((excess[flats] - constant) / light[:, None], axis=0)
+        error = np.hypot(error, columns.error(flats)) / np.median(light)
         is_lit = np.abs(leaks) > np.maximum(TOLERABLE_LEAK, SIGNIFICANT * error)
     return ColumnTests(offsets, leaks, is_offset, is_lit, _find_bad(columns))
 
