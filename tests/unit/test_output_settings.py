@@ -25,6 +25,7 @@ from test_engine import (
 )
 
 from flatcal.cli import main
+from flatcal.engine.run import run_plan
 from flatcal.io import RawFrame
 from flatcal.planning import build_plan
 from flatcal.recipe import parse_config
@@ -211,8 +212,9 @@ def test_a_second_run_without_flats_reads_no_pixel(night, tmp_path, monkeypatch)
     def refuse(*_):
         raise AssertionError("pixels are read")
 
+    plan = build_plan(night, parse_config(SETTINGS + NO_FLATS, "n"))
     monkeypatch.setattr(RawFrame, "stored_rows", refuse)
-    result = run(night, tmp_path / "out", SETTINGS + NO_FLATS)
+    result = run_plan(plan, tmp_path / "out")
     assert (result.n_made, result.failed) == (0, ())
     assert states(tmp_path / "out") == before
 

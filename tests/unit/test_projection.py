@@ -250,7 +250,7 @@ def write_together(monkeypatch, folder, n):
     def write(path, *planes):
         if path.parent.name == folder:
             with suppress(BrokenBarrierError):
-                all_there.wait(3)
+                all_there.wait(1.5)
         real(path, *planes)
 
     monkeypatch.setattr(flatcal.engine.store, "write_image", write)

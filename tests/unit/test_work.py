@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import test_engine
 from astropy.io import fits
-from test_engine import SETTINGS, TYPES, poke, run, slugs_of_failures
+from test_engine import SETTINGS, TYPES, poke, slugs_of_failures
 
 import flatcal.engine.run
 import flatcal.engine.store
@@ -63,6 +63,12 @@ class Work:
     def assert_none(self):
         assert (self.hashed, self.passes, self.loaded, self.written) == ([], {}, [], [])
 
+    def run(self, raw, out, text=SETTINGS, **options):
+        """Count one run, without the planning before it."""
+        plan = build_plan(raw, parse_config(text, "n"))
+        self.clear()
+        return run_plan(plan, out, **options)
+
 
 @pytest.fixture
 def work(monkeypatch):
@@ -99,18 +105,16 @@ def work(monkeypatch):
 
 @pytest.mark.parametrize("text", [SETTINGS, NO_FLATS, ""])
 def test_each_file_is_hashed_once_and_never_again(night, tmp_path, work, text):
-    run(night, tmp_path / "out", text)
+    work.run(night, tmp_path / "out", text)
     assert Counter(work.hashed) == dict.fromkeys(EVERYTHING, 1)
-    work.clear()
-    assert run(night, tmp_path / "out", text).failed == ()
+    assert work.run(night, tmp_path / "out", text).failed == ()
     work.assert_none()
 
 
 def test_only_a_file_that_was_touched_is_hashed_again(night, tmp_path, work):
-    run(night, tmp_path / "out")
+    work.run(night, tmp_path / "out")
     os.utime(night / "d60-1.fits")
-    work.clear()
-    run(night, tmp_path / "out")
+    work.run(night, tmp_path / "out")
     assert work.hashed == ["d60-1.fits"]
     assert work.passes == {}
 
@@ -121,7 +125,7 @@ def test_only_a_file_that_was_touched_is_hashed_again(night, tmp_path, work):
 @pytest.mark.parametrize("jobs", [1, 3])
 @pytest.mark.parametrize("text", [SETTINGS, ""])
 def test_each_row_is_read_once_for_each_output(night, tmp_path, work, text, jobs):
-    run(night, tmp_path / "out", text, jobs=jobs)
+    work.run(night, tmp_path / "out", text, jobs=jobs)
     work.assert_each_row_read(PASSES)
     assert len(work.written) == len(set(work.written)) == 13
 
@@ -129,12 +133,12 @@ def test_each_row_is_read_once_for_each_output(night, tmp_path, work, text, jobs
 def test_bands_of_single_rows_read_no_row_twice(night, tmp_path, work):
     plan = build_plan(night, parse_config(SETTINGS, "n"))
     least = project_memory(plan).least_bytes
-    run_plan(plan, tmp_path / "out", jobs=2, memory_bytes=least)
+    work.run(night, tmp_path / "out", jobs=2, memory_bytes=least)
     work.assert_each_row_read(PASSES)
 
 
 def test_flats_that_are_not_written_are_read_twice(night, tmp_path, work):
-    run(night, tmp_path / "out", NO_FLATS)
+    work.run(night, tmp_path / "out", NO_FLATS)
     work.assert_each_row_read(PASSES)
     assert list((tmp_path / "out").rglob("flat-*")) == []
     assert len(work.written) == 7
@@ -142,7 +146,7 @@ def test_flats_that_are_not_written_are_read_twice(night, tmp_path, work):
 
 def test_rows_that_are_cut_off_are_not_read(night, tmp_path, work):
     camera = "[camera]\noverscan_statistic='mean'\ntrim_section='[1:30,4:21]'"
-    assert run(night, tmp_path / "out", SETTINGS.replace("[camera]", camera)).failed == ()
+    assert work.run(night, tmp_path / "out", SETTINGS.replace("[camera]", camera)).failed == ()
     work.assert_each_row_read(PASSES, range(3, 21))
 
 
@@ -153,7 +157,7 @@ def test_the_overscan_costs_no_second_reading(night, tmp_path, work, name):
     raw.mkdir()
     for path in night.iterdir():
         TYPES[name](path, raw)
-    assert run(raw, tmp_path / "out").failed == ()
+    assert work.run(raw, tmp_path / "out").failed == ()
     suffix = ".fz" if name == "rice" else ""
     work.assert_each_row_read({f"{file}{suffix}": times for file, times in PASSES.items()})
 
@@ -162,21 +166,30 @@ def test_the_overscan_costs_no_second_reading(night, tmp_path, work, name):
 def test_a_flat_without_light_is_not_read_again_in_a_second_run(night, tmp_path, work, text):
     with fits.open(night / "g1.fits", mode="update") as hdus:
         hdus[0].data[:] = 65535
-    run(night, tmp_path / "out", text)
-    work.clear()
-    result = run(night, tmp_path / "out", text)
+    work.run(night, tmp_path / "out", text)
+    result = work.run(night, tmp_path / "out", text)
     assert slugs_of_failures(result) == {"g1.fits": ["flat-level"]}
     work.assert_none()
 
 
 def test_a_changed_science_frame_is_the_only_one_that_is_read_again(night, tmp_path, work):
-    run(night, tmp_path / "out")
+    work.run(night, tmp_path / "out")
     poke(night / "sr.fits", 3, 4, 900)
-    work.clear()
-    run(night, tmp_path / "out")
+    work.run(night, tmp_path / "out")
     work.assert_each_row_read({"sr.fits": 1})
     assert work.hashed == ["sr.fits"]
     assert Counter(work.loaded) == {"bias": 1, "dark_60s": 1, "flat_r": 1}
+
+
+def test_planning_reads_a_million_pixels_of_a_file_at_the_most(tmp_path, put_frame, work):
+    raw = tmp_path / "raw"
+    data = np.random.default_rng(5).integers(990, 1010, (2500, 1000), np.uint16)
+    put_frame(raw / "b.fits", "BIAS", 0.0, data, BUNIT="adu")
+    build_plan(raw, parse_config(SETTINGS, "n"))
+    rows = work.rows("b.fits")
+    assert set(rows.values()) <= {1}
+    assert len(rows) * 1000 <= 2**20
+    assert (work.hashed, work.loaded, work.written) == ([], [], [])
 
 
 # -- masters -----------------------------------------------------------------------------
@@ -184,7 +197,7 @@ def test_a_changed_science_frame_is_the_only_one_that_is_read_again(night, tmp_p
 
 @pytest.mark.parametrize("jobs", [1, 4])
 def test_masters_that_were_just_made_are_not_loaded(night, tmp_path, work, jobs):
-    run(night, tmp_path / "out", jobs=jobs)
+    work.run(night, tmp_path / "out", jobs=jobs)
     assert work.loaded == []
 
 
@@ -201,11 +214,10 @@ def test_masters_that_were_just_made_are_not_loaded(night, tmp_path, work, jobs)
     ],
 )
 def test_masters_of_an_earlier_run_are_loaded_once(night, tmp_path, work, gone, needed):
-    run(night, tmp_path / "out")
+    work.run(night, tmp_path / "out")
     for name in gone:
         (tmp_path / "out" / f"{name}.fits").unlink()
-    work.clear()
-    run(night, tmp_path / "out", jobs=4)
+    work.run(night, tmp_path / "out", jobs=4)
     assert Counter(work.loaded) == dict.fromkeys(needed, 1)
     assert work.hashed == []
 
