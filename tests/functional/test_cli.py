@@ -20,7 +20,8 @@ from flatcal import __version__, build_plan, load_config
 from flatcal.cli import main
 from flatcal.plan import Plan
 
-COMMANDS = ["inspect", "plan", "run", "show", "simulate", "demo", "config", "config init", "library"]
+COMMANDS = ["inspect", "plan", "run", "show", "simulate", "demo", "config", "config init"]
+COMMANDS += ["library"]
 
 
 TERMINAL = {"MPLBACKEND": "agg", "COLUMNS": "80", "NO_COLOR": "1"}

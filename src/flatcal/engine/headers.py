@@ -253,8 +253,11 @@ def add_inputs(header: fits.Header, inputs: Sequence[tuple[str, str]], recipe: s
     header["RECIPE"] = recipe
 
 
-def add_flag_legend(header: fits.Header, n_flagged: int) -> None:
-    """How many pixels are flagged, and what the bits of MASK mean."""
+def add_flag_legend(header: fits.Header, n_flagged: int, *, has_mask: bool) -> None:
+    """How many pixels are flagged, and what the bits of MASK mean if there is one."""
+    if not has_mask:
+        header["NFLAGGED"] = (n_flagged, "pixels that are not good")
+        return
     header["NFLAGGED"] = (n_flagged, "pixels that are not good; bits of MASK:")
     for flag, meaning in MEANING.items():
         header[f"FLAG{flag.value:03d}"] = (flag.name, meaning)

@@ -350,7 +350,7 @@ class _Run:
         )
         # The next master is begun while this one is written.
         self.writing[master.name] = self.workers.submit(
-            lambda: self._write(product, header, planes, has_mask=True)
+            lambda: self._write(product, header, planes)
         )
 
     def _wait_for_writing(self, name: str) -> None:
@@ -434,7 +434,7 @@ class _Run:
             settings = self.plan.config.output
             with calibrate_frame(self.setting, frame, with_std=settings.uncertainty) as planes:
                 product = self._describe(output, frame.kind, planes, header, recipe, [frame])
-                self._write(product, header, planes, has_mask=settings.mask)
+                self._write(product, header, planes)
         with self.lock:
             product = self.products[output]
             self.levels[frame.file] = FlatLevel(product.median_adu, product.refined_scale)
@@ -470,9 +470,8 @@ class _Run:
     def _is_current(
         self, output: str, kind: Kind, recipe: str, frames: Sequence[FramePlan]
     ) -> bool:
-        has_mask = output.startswith("masters/") or self.plan.config.output.mask
         files = [frame.file for frame in frames]
-        known = self.store.current(output, kind, recipe, files, has_mask=has_mask)
+        known = self.store.current(output, kind, recipe, files, has_mask=self._has_mask(output))
         if known is not None:
             logger.info("%s is up to date", output)
             with self.lock:
@@ -489,14 +488,19 @@ class _Run:
         frames: Sequence[FramePlan],
     ) -> ProductRecord:
         inputs = [(frame.file, self.inputs[frame.file].sha256) for frame in frames]
-        product = self.store.describe(output, kind, planes, header, recipe, inputs)
+        product = self.store.describe(
+            output, kind, planes, header, recipe, inputs, has_mask=self._has_mask(output)
+        )
         with self.lock:
             self.products[output] = product
         return product
 
-    def _write(
-        self, product: ProductRecord, header: Any, planes: Planes, *, has_mask: bool
-    ) -> None:
+    def _has_mask(self, output: str) -> bool:
+        """Whether an output has a MASK plane: a master always does."""
+        return output.startswith("masters/") or self.plan.config.output.mask
+
+    def _write(self, product: ProductRecord, header: Any, planes: Planes) -> None:
+        has_mask = self._has_mask(product.output)
         try:
             self.store.write(product.output, header, planes, has_mask=has_mask)
         except FlatcalError:

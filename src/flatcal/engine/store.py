@@ -150,6 +150,8 @@ class OutputStore:
         header: fits.Header,
         recipe: str,
         inputs: Sequence[tuple[str, str]],
+        *,
+        has_mask: bool,
     ) -> ProductRecord:
         """The record of an output to be written, of which its header is told as well.
 
@@ -167,6 +169,8 @@ class OutputStore:
             Hash of what determines it.
         inputs : sequence of tuple
             Raw files and their SHA-256.
+        has_mask : bool
+            Whether it gets a MASK plane.
         """
         n_flagged = int(np.count_nonzero(planes.flags))
         median = level_of(planes)
@@ -176,7 +180,7 @@ class OutputStore:
             header["DARKSREF"] = (planes.refined_scale, "factor of the dark, refined on hot pixels")
         if planes.std is not None:
             header["ERRSRC"] = (planes.std_source, "what UNCERT comes from")
-        add_flag_legend(header, n_flagged)
+        add_flag_legend(header, n_flagged, has_mask=has_mask)
         add_inputs(header, inputs, recipe)
         return ProductRecord(
             output=output,
