@@ -75,8 +75,13 @@ def run_program(
             stdout=told,
             stderr=subprocess.STDOUT,
         )
-        # Not Popen.wait: only wait4 tells the memory of this one child.
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            # Not Popen.wait: only wait4 tells the memory of this one child.
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:  # interrupted: it must not write on into a folder that is removed
+            process.kill()
+            process.wait()
+            raise
         seconds = perf_counter() - started
     process.returncode = os.waitstatus_to_exitcode(status)
     text = log.read_text(errors="replace")
