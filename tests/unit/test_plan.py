@@ -13,6 +13,7 @@ from flatcal.index import find_frames
 from flatcal.plan import Plan
 from flatcal.planning import build_plan, plan_frames
 from flatcal.recipe import Config, load_config, parse_config
+from flatcal.stored import StoredMaster
 
 SETTINGS = "[camera]\ngain_electron_per_adu=1\nread_noise_electron=5\n"
 
@@ -472,3 +473,76 @@ def test_pixels_are_not_read(tmp_path):
     made = build_plan(tmp_path)
     assert made.refused == ()
     assert [frame.shape for frame in made.frames] == [(250_000, 250_000)] * 3
+
+
+# -- what pixels say ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def lit_night(tmp_path, put_frame):
+    """Bias, darks whose level follows a law of time, and a flat of 20 s; a function plans them."""
+    rng = np.random.default_rng(11)
+
+    def plan(law, text=""):
+        def put(name, kind, exposure, level, **cards):
+            data = rng.normal(level, 5, (64, 64)).round().astype(np.uint16)
+            put_frame(tmp_path / f"raw/{name}.fits", kind, exposure, data, BUNIT="adu", **cards)
+
+        for i in range(3):
+            put(f"b{i}", "BIAS", 0.0, 1000)
+            for exposure in (30.0, 60.0, 300.0):
+                put(f"d{exposure:g}-{i}", "DARK", exposure, 1000 + law(exposure))
+        put("f", "FLAT", 20.0, 20_000, FILTER="r")
+        return build_plan(tmp_path / "raw", parse_config(SETTINGS + text, "night.toml"))
+
+    return plan
+
+
+def test_darks_that_grow_with_time_are_scaled(lit_night):
+    (flat,) = by_kind(lit_night(lambda t: 0.5 * t), "flat")
+    assert steps(flat) == ["master_bias", "master_dark_300s"]
+
+
+def test_darks_that_do_not_grow_with_time_are_not_scaled(lit_night):
+    """A camera that glows at read-out: 40 ADU after 30 s and after 300 s."""
+    (flat,) = by_kind(lit_night(lambda t: 40 + 0.01 * t), "flat")
+    (error,) = flat.errors
+    assert error.slug == "dark-exposure"
+    assert "does not grow with time: darks of 30 s hold 40" in error.text
+    assert "set dark.scale = 'always'" in error.text
+
+
+def test_scaling_can_be_asked_for_all_the_same(lit_night):
+    (flat,) = by_kind(lit_night(lambda t: 40 + 0.01 * t, '[dark]\nscale="always"\n'), "flat")
+    assert steps(flat) == ["master_bias", "master_dark_300s"]
+
+
+class Shelf:
+    """Two darks of 20 s in a library, the nearer in date first."""
+
+    def candidates(self, kind, setup, date):
+        if kind != "dark":
+            return []
+        common = {
+            "kind": kind, "sha256": "", "recipe": "", "setup": setup, "trim_section": "",
+            "overscan": False, "exposure_time_s": 20.0, "set_temperature_c": None, "filter": "",
+            "lost_bias": False, "bias_recipe": "", "n_frames": 9, "date_last": "",
+            "valid_from": "", "valid_to": "", "added": "", "status": "good", "note": "",
+            "flatcal_version": "",
+        }  # fmt: skip
+        return [
+            StoredMaster(id=7, path="/l/7.fits", date_first="2024-05-01", **common),
+            StoredMaster(id=3, path="/l/3.fits", date_first="2024-01-01", **common),
+        ]
+
+
+def test_of_several_masters_of_the_library_the_nearest_in_date_is_taken(night, tmp_path):
+    write, plan = night
+    write("FLAT", 3, 20.0, FILTER="r")
+    made = build_plan(tmp_path / "raw", plan().config, library=Shelf())
+    for flat in by_kind(made, "flat"):
+        assert steps(flat) == ["library_7_dark_20s"]
+        assert "of 2024-05-01, nearer in date than that of 2024-01-01" in flat.steps[0].reason
+        assert len(flat.considered) == 2
+    assert made.master("library_7_dark_20s").stored.id == 7
+    assert plan().refused
