@@ -20,7 +20,7 @@ _HOME = {
     "ImageFileCollection": "collection",
     "Keyword": "steps",
     "Plan": "plan",
-    "RunResult": "engine.run",
+    "RunResult": "engine.result",
     "build_plan": "planning",
     "ccd_process": "steps",
     "combine": "combining",

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from flatcal.engine.run import RunResult, run_plan
+from flatcal.engine.result import RunResult
+from flatcal.engine.run import run_plan
 from flatcal.errors import ConfigError, OutputError
 from flatcal.io import write_text
 from flatcal.planning import build_plan

@@ -1,4 +1,4 @@
-"""Pixels in and out: raw frames read without a copy, outputs written whole or not at all.
+"""Raw frames read without a copy; files written whole or not at all.
 
 astropy says where the pixels are and makes the headers; only pixels go past it. Raw files are
 opened for reading alone.
@@ -12,7 +12,6 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import RawIOBase
 from pathlib import Path
 from threading import Lock, RLock
 from types import TracebackType
@@ -27,10 +26,8 @@ from flatcal.frame import Storage
 
 Array = NDArray[Any]
 
-FITS_BLOCK = 2880
-
-# Bytes that are swapped and written at once.
-_SWAPPED_BYTES = 1 << 19
+# Bytes that are read and hashed at once where they are not needed for anything else.
+_READ_BYTES = 1 << 20
 
 _WARNINGS_LOCK = RLock()
 
@@ -62,6 +59,8 @@ class RawFrame:
         self.shape = shape
         self._lock = Lock()
         self._hdus: fits.HDUList | None = None
+        self._hash: Any = None
+        self._hashed = 0
         with naming(path):
             self._file = path.open("rb", buffering=0)
         status = os.fstat(self._file.fileno())
@@ -89,10 +88,28 @@ class RawFrame:
             self._hdus.close()
 
     def sha256(self) -> str:
-        """SHA-256 of the file."""
+        """SHA-256 of the file; of what `hash_while_reading` has not seen, the rest is read."""
+        self.hash_while_reading()
+        self._hash_up_to(None)
+        digest: str = self._hash.hexdigest()
+        return digest
+
+    def hash_while_reading(self) -> None:
+        """Hash stored rows as they are read: from the top down, by one thread."""
+        if self._hash is None:
+            self._hash = hashlib.sha256()
+
+    def _hash_up_to(self, end: int | None) -> None:
+        """Hash what has not been hashed up to a byte of the file, or to its end."""
+        descriptor = self._file.fileno()
         with naming(self.path):
-            self._file.seek(0)
-            return hashlib.file_digest(self._file, "sha256").hexdigest()
+            while end is None or self._hashed < end:
+                n_bytes = _READ_BYTES if end is None else min(_READ_BYTES, end - self._hashed)
+                content = os.pread(descriptor, n_bytes, self._hashed)
+                if not content:
+                    break
+                self._hash.update(content)
+                self._hashed += len(content)
 
     @property
     def is_plain(self) -> bool:
@@ -123,6 +140,11 @@ class RawFrame:
                 f"{pixels.nbytes - n_read} bytes too early; copy the file again",
                 self.path,
             )
+        if self._hash is not None:
+            self._hash_up_to(offset)
+            if offset == self._hashed:
+                self._hash.update(pixels)
+                self._hashed += pixels.nbytes
         return pixels
 
     def values(self, rows: slice, columns: slice, dtype: Any) -> Array:
@@ -184,59 +206,6 @@ def naming(path: Path) -> Iterator[None]:
     except Exception as error:
         # Of a damaged file astropy and its C library may raise anything.
         raise BrokenFileError("file-broken", f"{path} cannot be read: {error}", path) from error
-
-
-def write_image(
-    path: Path, header: fits.Header, data: Array, std: Array | None, flags: Array | None
-) -> None:
-    """Write an output: a primary image with UNCERT and MASK extensions as CCDData reads them.
-
-    The file appears under its name only when it is whole.
-
-    Parameters
-    ----------
-    path : Path
-        The file to be; replaced if it is there.
-    header : Header
-        Of the primary image, with BUNIT.
-    data : ndarray of float32 or float64
-        The image.
-    std : ndarray or None
-        Standard deviation, same shape, in the unit of the data.
-    flags : ndarray of uint8 or None
-        Bits of `flatcal.flags.Flag`; not zero is bad.
-    """
-    hdus = [fits.PrimaryHDU(data, header)]
-    if std is not None:
-        hdus.append(fits.ImageHDU(std, name="UNCERT"))
-        hdus[-1].header["UTYPE"] = ("StdDevUncertainty", "standard deviation per pixel")
-        hdus[-1].header["BUNIT"] = header["BUNIT"]
-    if flags is not None:
-        hdus.append(fits.ImageHDU(flags, name="MASK"))
-    if len(hdus) > 1:
-        hdus[0].header.set("EXTEND", True, after="NAXIS2")
-    with replacing(path) as part, part.open("wb", buffering=0) as file:
-        for hdu in hdus:
-            write_whole(file, memoryview(hdu.header.tostring().encode("ascii")))
-            _write_pixels(file, hdu.data)
-
-
-def _write_pixels(file: RawIOBase, image: Array) -> None:
-    """Pixels in the byte order of FITS, padded to whole blocks.
-
-    They are swapped a few rows at a time: those are still in a near cache when they are written.
-    """
-    rows = max(1, _SWAPPED_BYTES // image[0].nbytes)
-    big_endian = image.dtype.newbyteorder(">")
-    for start in range(0, len(image), rows):
-        write_whole(file, image[start : start + rows].astype(big_endian).data.cast("B"))
-    write_whole(file, memoryview(bytes(-image.nbytes % FITS_BLOCK)))
-
-
-def write_whole(file: RawIOBase, content: memoryview) -> None:
-    """Write all of it: on a disk that is nearly full the system may take a part only."""
-    while content:
-        content = content[file.write(content) :]
 
 
 @contextmanager

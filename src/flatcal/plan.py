@@ -15,6 +15,7 @@ from flatcal.camera import Strict
 from flatcal.errors import ConfigError
 from flatcal.frame import Caveat, Detector, Kind, Setup, Storage
 from flatcal.recipe import Config
+from flatcal.section import parse_section
 from flatcal.stored import StoredMaster
 
 StepName = Literal[
@@ -113,6 +114,16 @@ class FramePlan(Strict):
     errors: tuple[Caveat, ...] = ()
     storage: Storage | None = None
     detector: Detector | None = None
+
+    @property
+    def kept_shape(self) -> tuple[int, int]:
+        """Rows and columns that its steps leave."""
+        assert self.shape is not None
+        for step in self.steps:
+            if step.name == "trim_image" and step.section is not None:
+                rows, columns = parse_section(step.section, self.shape)
+                return rows.stop - rows.start, columns.stop - columns.start
+        return self.shape
 
 
 class MasterPlan(Strict):

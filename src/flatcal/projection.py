@@ -14,9 +14,11 @@ import numpy as np
 from flatcal.errors import ConfigError
 from flatcal.frame import Kind
 from flatcal.plan import FramePlan, MasterPlan, Plan, Step
-from flatcal.section import parse_section
 
 DEFAULT_MEMORY_BYTES = 2 * 2**30
+
+# Pixels that are read and calibrated at once, while they are in a near cache.
+READ_PIXELS = 1 << 18
 
 # Bands of about this many bytes keep a thread busy; larger ones leave the shared cache.
 BAND_BYTES = 12 * 2**20
@@ -114,6 +116,14 @@ def project_memory(plan: Plan) -> Projection:
     return _Projector(plan).project()
 
 
+def median_room(n_pixels: int) -> int:
+    """Values for which a median needs room; see `flatcal.kernels.stats.RunningMedian`.
+
+    Twice what is expected to lie in its bracket; of a small image all.
+    """
+    return min(n_pixels, n_pixels // 25 + (1 << 16)) + 1024
+
+
 def master_bytes(plan: Plan, name: str) -> int:
     """Bytes of a master in memory: value, uncertainty and flag."""
     rows, columns = plan.master(name).shape
@@ -161,10 +171,17 @@ class _Projector:
         return Stage(master.name, self._masters_of(steps), result, row, band)
 
     def _frames(self, kind: Kind, frames: Sequence[FramePlan]) -> Stage:
-        """Value, uncertainty and flag of each frame in work, and its masters."""
+        """A band of each frame in work, or its values and flags as a whole; and its masters.
+
+        A frame passes by in bands, but is whole in memory where its dark is refined, or where the
+        bracket of its median has failed.
+        """
         planes = 2 if self.plan.config.output.uncertainty else 1
-        sizes = [np.prod(_kept(frame, frame.steps)) for frame in frames]
-        each = int(max(sizes)) * (planes * self.value_bytes + 1)
+        n_pixels = max(math.prod(frame.kept_shape) for frame in frames)
+        n_band = max(_band_pixels(frame) for frame in frames)
+        bands = n_band * (planes * self.value_bytes + 1)
+        median = median_room(n_pixels) * self.value_bytes if n_band < n_pixels else 0
+        each = max(n_pixels * (self.value_bytes + 1), bands + median)
         masters = max(self._masters_of([frame.steps]) for frame in frames)
         sets = {frozenset(step.master for step in frame.steps) for frame in frames}
         if len(sets) == 1:
@@ -177,11 +194,9 @@ class _Projector:
         return sum(master_bytes(self.plan, name) for name in names)
 
 
-def _kept(frame: FramePlan, steps: Sequence[Step]) -> tuple[int, int]:
-    """Rows and columns that are left by the steps."""
-    assert frame.shape is not None
-    for step in steps:
-        if step.name == "trim_image" and step.section is not None:
-            rows, columns = parse_section(step.section, frame.shape)
-            return rows.stop - rows.start, columns.stop - columns.start
-    return frame.shape
+def _band_pixels(frame: FramePlan) -> int:
+    """Pixels that are calibrated at once: all of a frame that is not plain."""
+    assert frame.storage is not None
+    rows, columns = frame.kept_shape
+    plain = frame.storage.plain_uint16
+    return rows * columns if not plain else min(rows, max(1, READ_PIXELS // columns)) * columns

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyUserWarning
 
-from flatcal import io
+from flatcal import fits_writer
 from flatcal.camera import CameraSettings
 from flatcal.errors import BrokenFileError, OutputError
 from flatcal.facts import read_frame
-from flatcal.io import RawFrame, replacing, write_image, write_text
+from flatcal.fits_writer import write_image, writing_image
+from flatcal.io import RawFrame, replacing, write_text
 
 ROWS, COLUMNS = 9, 14
 
@@ -103,6 +105,51 @@ def test_an_image_is_written_as_it_is(tmp_path):
     assert names(tmp_path) == ["image.fits"]
 
 
+def test_an_image_in_bands_is_the_same_file(tmp_path):
+    data, std, flags = planes()
+    write_image(tmp_path / "whole.fits", fits.Header({"BUNIT": "adu"}), data, std, flags)
+    path, header = tmp_path / "bands.fits", fits.Header({"BUNIT": "adu"})
+    with writing_image(path, header, data.shape, data.dtype, has_std=True, has_mask=True) as writer:
+        for start in range(0, ROWS, 4):
+            band = slice(start, start + 4)
+            writer.write(data[band], std[band], flags[band])
+        writer.finish(header)
+    assert path.read_bytes() == (tmp_path / "whole.fits").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_checksums_are_those_of_astropy(tmp_path, dtype):
+    """Warnings are errors here: astropy warns of a checksum that does not fit."""
+    data, std, flags = planes()
+    path = tmp_path / "image.fits"
+    header = fits.Header({"BUNIT": "adu"})
+    write_image(path, header, data.astype(dtype), std.astype(dtype), flags)
+    with fits.open(path, checksum=True) as hdus:
+        for hdu in hdus:
+            assert hdu.data is not None
+            assert hdu.verify_checksum() == 1
+            assert hdu.verify_datasum() == 1
+    content = bytearray(path.read_bytes())
+    content[5000] ^= 1
+    path.write_bytes(content)
+    with pytest.warns(AstropyUserWarning, match="verification failed"):
+        fits.open(path, checksum=True).close()
+
+
+def test_a_header_that_became_shorter_is_filled_up(tmp_path):
+    data, *_ = planes()
+    long, short = fits.Header({"BUNIT": "adu"}), fits.Header({"BUNIT": "adu"})
+    for number in range(40):
+        long[f"KEY{number}"] = number
+    path = tmp_path / "image.fits"
+    with writing_image(path, long, data.shape, data.dtype, has_std=False, has_mask=False) as writer:
+        writer.write(data, None, None)
+        writer.finish(short)
+    with fits.open(path, checksum=True) as hdus:
+        np.testing.assert_array_equal(hdus[0].data, data)
+        assert "KEY3" not in hdus[0].header
+
+
 def test_an_image_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "image.fits"
     path.write_text("old")
@@ -112,7 +159,7 @@ def test_an_image_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monk
         file.write(content[: len(content) // 2])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(io, "write_whole", write_half)
+    monkeypatch.setattr(fits_writer, "write_whole", write_half)
     with pytest.raises(OutputError, match="cannot be written: No space left"):
         write_image(path, fits.Header({"BUNIT": "adu"}), data, std, flags)
     assert path.read_text() == "old"

@@ -18,6 +18,7 @@ from flatcal.kernels.combine import (
     sorting_network,
 )
 from flatcal.kernels.stats import median_of_good
+from flatcal.projection import median_room
 
 NO_FLAGS = np.empty((0, 0), np.uint8)
 
@@ -338,6 +339,54 @@ def test_the_sample_of_the_median_comes_from_all_columns(columns):
     """A vignetted image, whose columns differ by far more than their noise."""
     rows = (1 << 20) // columns
     image = np.add.outer(np.zeros(rows), np.linspace(-1, 1, columns) ** 2).astype(np.float32)
-    low, high, share = stats._bracket(image.ravel(), np.empty(0, np.uint8), columns)
-    assert low <= np.median(image) <= high
-    assert share < 0.05
+    sample = stats._sample(image.ravel(), np.empty(0, np.uint8), columns)
+    assert np.median(sample) == pytest.approx(np.median(image), abs=0.01)
+    assert sample.max() == pytest.approx(image.max(), abs=0.01)
+
+
+@pytest.mark.parametrize("levels", [None, 3, 40])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("seed", range(3))
+def test_median_of_an_image_that_passes_by_in_pieces(seed, dtype, levels):
+    """Exact, whatever share is bad and however many values are equal."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(1000, 30, (601, 700)).astype(dtype)
+    if levels is not None:
+        image = np.round(image / 120 * levels)
+    image[rng.random(image.shape) < 0.01] = np.nan
+    flags = (rng.random(image.shape) < 0.1 * seed).astype(np.uint8)
+    inside = np.empty(median_room(image.size), dtype)
+    running = stats.RunningMedian.for_rows(image[::20], flags[::20], inside)
+    for start in range(0, 601, 37):
+        running.add(image[start : start + 37], flags[start : start + 37])
+    good = image[np.isfinite(image) & (flags == 0)]
+    assert running.find() == np.median(good.astype(np.float64))
+    assert running.n_good == good.size
+
+
+def test_a_sample_that_deceives_is_not_believed():
+    image = np.arange(600_000, dtype=np.float32).reshape(600, 1000)
+    inside = np.empty(median_room(image.size), np.float32)
+    none = np.zeros((600, 1000), np.uint8)
+    running = stats.RunningMedian.for_rows(image[:10], none[:10], inside)
+    running.add(image, none)
+    assert running.find() is None
+
+
+def test_a_running_median_without_a_good_pixel():
+    image, flags = np.ones((9, 9), np.float32), np.ones((9, 9), np.uint8)
+    inside = np.empty(median_room(81), np.float32)
+    running = stats.RunningMedian.for_rows(image, flags, inside)
+    running.add(image, flags)
+    assert np.isnan(running.find())
+
+
+def test_more_equal_values_than_there_is_room_for_are_no_deceit():
+    image = np.full((500, 1000), 7, np.float32)
+    image[:100], image[400:] = 3, 9
+    none = np.zeros(image.shape, np.uint8)
+    running = stats.RunningMedian.for_rows(
+        image[::50], none[::50], np.empty(median_room(image.size), np.float32)
+    )
+    running.add(image, none)
+    assert running.find() == 7

@@ -19,7 +19,7 @@ import flatcal.engine.store
 from flatcal.cli import parse_size
 from flatcal.engine.run import run_plan
 from flatcal.errors import ConfigError
-from flatcal.frame import Kind, Setup
+from flatcal.frame import Kind, Setup, Storage
 from flatcal.plan import FramePlan, MasterPlan, Plan, Step
 from flatcal.planning import build_plan
 from flatcal.projection import Projection, Stage, project_memory
@@ -109,6 +109,7 @@ def make_plan(n, shape, dtype, uncertainty):
         FramePlan(
             file=f"{kind}{i}", kind=kind, shape=shape, steps=steps.get(kind, ()),
             action="calibrate" if kind in steps else "combine",
+            storage=Storage(0, 2880, True, 5760, 0),
         )
         for kind in Kind
         for i in range(n)
@@ -245,15 +246,21 @@ def test_a_night_keeps_the_limit(filters, tmp_path, jobs, factor):
 
 def write_together(monkeypatch, folder, n):
     """Let outputs in a folder be written when so many are to be, or after a while."""
-    real, all_there = flatcal.engine.store.write_image, Barrier(n)
+    all_there = Barrier(n)
 
-    def write(path, *planes):
-        if path.parent.name == folder:
-            with suppress(BrokenBarrierError):
-                all_there.wait(1.5)
-        real(path, *planes)
+    def wait_in(name):
+        real = getattr(flatcal.engine.store, name)
 
-    monkeypatch.setattr(flatcal.engine.store, "write_image", write)
+        def write(path, *planes, **options):
+            if path.parent.name == folder:
+                with suppress(BrokenBarrierError):
+                    all_there.wait(1.5)
+            return real(path, *planes, **options)
+
+        monkeypatch.setattr(flatcal.engine.store, name, write)
+
+    wait_in("write_image")  # masters
+    wait_in("writing_image")  # frames
 
 
 def test_frames_with_different_masters_at_once_keep_the_limit(filters, tmp_path, monkeypatch):

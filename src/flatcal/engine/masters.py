@@ -20,6 +20,7 @@ from flatcal.frame import Detector
 from flatcal.io import RawFrame, decode, naming
 from flatcal.kernels import arithmetic
 from flatcal.plan import Step
+from flatcal.projection import READ_PIXELS
 from flatcal.section import Section, parse_section
 from flatcal.stored import StoredMaster
 
@@ -27,8 +28,8 @@ Array = NDArray[Any]
 
 _NO_FLAGS = np.empty((0, 0), np.uint8)
 
-# Raw bytes that are read and calibrated at once, while they are in a near cache.
-_READ_BYTES = 1 << 19
+# Rows that are looked at before a frame is calibrated, for a first idea of its level.
+_SAMPLE_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,10 +222,28 @@ class CalibratedFrame:
         kind = preparation.dtype.type
         self.saturation = kind(np.inf if saturation_adu is None else saturation_adu)
 
-    def _bands(self, rows: slice) -> Iterator[slice]:
-        step = max(1, _READ_BYTES // (2 * self.raw.shape[1]))
-        for start in range(rows.start, rows.stop, step):
-            yield slice(start, min(start + step, rows.stop))
+    @property
+    def band_rows(self) -> int:
+        """Rows that are best read at once: all of a file that has to be unpacked for them."""
+        if not self.raw.is_plain:
+            return self.preparation.shape[0]
+        return max(1, READ_PIXELS // self.raw.shape[1])
+
+    def bands(self, start: int, stop: int) -> Iterator[slice]:
+        """Bands of so many rows, from the first to the last of some rows."""
+        for first in range(start, stop, self.band_rows):
+            yield slice(first, min(first + self.band_rows, stop))
+
+    def read_sample(self) -> tuple[Array, Array]:
+        """Calibrated values and flags of some rows from all over the frame."""
+        rows, columns = self.preparation.shape
+        step = max(1, rows // _SAMPLE_ROWS)
+        chosen = range(step // 2, rows, step)
+        values = np.empty((len(chosen), columns), self.preparation.dtype)
+        flags = np.empty(values.shape, np.uint8)
+        for place, row in enumerate(chosen):
+            self.read(row, row + 1, values[place : place + 1], flags[place : place + 1])
+        return values, flags
 
     def read(self, start: int, stop: int, out: Array, flags: Array) -> None:
         """Calibrated values and flags of some rows.
@@ -238,7 +257,7 @@ class CalibratedFrame:
         flags : ndarray of uint8, same shape
             Receives the flags.
         """
-        for band in self._bands(slice(start, stop)):
+        for band in self.bands(start, stop):
             place = slice(band.start - start, band.stop - start)
             self._read_band(band, out[place], flags[place])
 
@@ -289,7 +308,7 @@ class CalibratedFrame:
         Parameters
         ----------
         data : ndarray
-            All rows, as `read` gives them; changed in place.
+            All rows, as `read` gives them; they are still those of the factor before.
         flags : ndarray of uint8
             Their flags.
         """
@@ -298,8 +317,6 @@ class CalibratedFrame:
             return
         flat = None if p.flat is None else p.flat.data
         correction = p.dtype.type(refine_scale(data, flags, p.dark.data, flat))
-        divided_by = 1 if flat is None else np.where(flat > 0, flat, 1)
-        data -= correction * p.dark.data / divided_by
         self.preparation = replace(p, dark_scale=p.dark_scale + correction, refine=False)
 
     def level_variance(self, detector: Detector) -> float:
@@ -314,35 +331,43 @@ class CalibratedFrame:
         factor: float = 1.0 if p.statistic is np.mean else np.pi / 2
         return factor * read_variance_adu2(detector) / n_columns
 
-    def propagate(self, calibrated: Array, detector: Detector, out: Array) -> None:
-        """Standard deviation of the calibrated image; see `kernels.arithmetic.propagate`.
+    def propagate(self, band: slice, calibrated: Array, detector: Detector, out: Array) -> None:
+        """Standard deviation of calibrated rows; see `kernels.arithmetic.propagate`.
 
         Parameters
         ----------
+        band : slice
+            The rows.
         calibrated : ndarray
-            All rows, as `read` gives them.
+            Their values, as `read` gives them.
         detector : Detector
             With known gain and read noise.
         out : ndarray
             Receives the standard deviation.
         """
         p = self.preparation
-        kind, none = p.dtype.type, np.empty((0, 0), p.dtype)
+        kind = p.dtype.type
         arithmetic.propagate(
             calibrated,
             kind(read_variance_adu2(detector) + self.level_variance(detector)),
             kind(detector.gain_electron_per_adu),
-            none if p.bias is None else p.bias.std,
+            _band_std(p.bias, band, p.dtype),
             kind(p.bias_factor),
-            none if p.dark is None else p.dark.data,
-            none if p.dark is None else p.dark.std,
+            _band(p.dark, band, p.dtype),
+            _band_std(p.dark, band, p.dtype),
             p.dark_scale,
             p.dark is not None and not p.dark.lost_bias,
-            none if p.flat is None else p.flat.data,
-            none if p.flat is None else p.flat.std,
+            _band(p.flat, band, p.dtype),
+            _band_std(p.flat, band, p.dtype),
             out,
         )
 
 
 def _band(master: Master | None, band: slice, dtype: np.dtype[Any]) -> Array:
     return np.empty((0, 0), dtype) if master is None else master.data[band]
+
+
+def _band_std(master: Master | None, band: slice, dtype: np.dtype[Any]) -> Array:
+    if master is None or not master.std.size:
+        return np.empty((0, 0), dtype)
+    return master.std[band]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -27,9 +28,9 @@ from flatcal.frame import Detector
 from flatcal.io import RawFrame
 from flatcal.kernels.arithmetic import average_std
 from flatcal.kernels.combine import combine_clipped
-from flatcal.kernels.stats import median_of_good
+from flatcal.kernels.stats import RunningMedian, median_of_good
 from flatcal.plan import FramePlan, MasterPlan, Step
-from flatcal.projection import Stage
+from flatcal.projection import Stage, median_room
 from flatcal.recipe import Config
 
 Array = NDArray[Any]
@@ -79,65 +80,157 @@ class Planes:
         Flags.
     std_source : str
         What the standard deviation comes from.
-    refined_scale : float or None
-        Factor of the dark, where it was refined on hot pixels.
     """
 
     data: Array
     std: Array | None
     flags: Array
     std_source: str = "noise model"
-    refined_scale: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class FlatLevel:
-    """What a master flat needs to know of a calibrated flat.
+class Found:
+    """What is found out about an output while it is made, and what its header tells.
 
     Attributes
     ----------
     median_adu : float or None
-        Median of its good pixels; None without any.
+        Median of its good pixels, rounded so that a header holds it exactly: a later run reads
+        the same level from there. None without any good pixel.
+    n_flagged : int
+        Pixels that are not good.
+    std_source : str or None
+        What the uncertainty comes from; None without one.
     refined_scale : float or None
-        Factor of its dark, where it was refined.
+        Factor of its dark, where it was refined on hot pixels; rounded alike.
     """
 
     median_adu: float | None
-    refined_scale: float | None
+    n_flagged: int
+    std_source: str | None
+    refined_scale: float | None = None
+
+
+def find_of(planes: Planes) -> Found:
+    """What there is to tell of planes that are whole in memory."""
+    return Found(
+        _rounded(median_of_good(planes.data, planes.flags)),
+        int(np.count_nonzero(planes.flags)),
+        None if planes.std is None else planes.std_source,
+    )
+
+
+def _rounded(value: float) -> float | None:
+    """As a header holds it exactly; None for NaN."""
+    return float(np.float32(value)) if math.isfinite(value) else None
+
+
+# Takes the next rows of an output: values, standard deviation (or None) and flags, which are
+# lent for the time of the call.
+Take = Callable[[Array, Array | None, Array], None]
+
+
+def calibrate_frame(
+    raw: RawFrame, setting: Setting, plan: FramePlan, *, with_std: bool, hashed: bool, take: Take
+) -> Found:
+    """Calibrate one frame in bands of rows, each from raw pixels to the end while it is in cache.
+
+    Parameters
+    ----------
+    raw : RawFrame
+        The open frame.
+    setting : Setting
+        Masters and memory.
+    plan : FramePlan
+        Its steps.
+    with_std : bool
+        Whether the standard deviation is wanted, where gain and read noise are known.
+    hashed : bool
+        Whether the file is to be hashed in the same pass.
+    take : callable
+        Receives the bands in order.
+    """
+    detector, lend = plan.detector, setting.buffers.lend
+    assert detector is not None
+    with_std = with_std and detector.noise_known
+    frame = _calibrated(raw, setting, plan, plan.steps)
+    rows, columns = frame.preparation.shape
+    refine = frame.preparation.refine
+    if refine:
+        _refine(frame, setting)
+    n_flagged = 0
+    with ExitStack() as stack:
+        height = min(rows, frame.band_rows)
+        data = stack.enter_context(lend((height, columns), setting.dtype))
+        flags = stack.enter_context(lend((height, columns), np.uint8))
+        std = stack.enter_context(lend((height, columns), setting.dtype)) if with_std else None
+        running = None
+        if height < rows:
+            inside = stack.enter_context(lend((median_room(rows * columns),), setting.dtype))
+            running = RunningMedian.for_rows(*frame.read_sample(), inside)
+        if hashed:
+            raw.hash_while_reading()
+        for band in frame.bands(0, rows):
+            n = band.stop - band.start
+            frame.read(band.start, band.stop, data[:n], flags[:n])
+            if std is not None:
+                frame.propagate(band, data[:n], detector, std[:n])
+            if running is not None:
+                running.add(data[:n], flags[:n])
+            n_flagged += int(np.count_nonzero(flags[:n]))
+            take(data[:n], None if std is None else std[:n], flags[:n])
+        median = median_of_good(data, flags) if running is None else running.find()
+    if median is None:  # the sample has deceived
+        with _whole(frame, setting) as planes:
+            median = median_of_good(*planes)
+    return Found(
+        _rounded(median),
+        n_flagged,
+        "noise model" if with_std else None,
+        _rounded(float(frame.preparation.dark_scale)) if refine else None,
+    )
+
+
+def _refine(frame: CalibratedFrame, setting: Setting) -> None:
+    with _whole(frame, setting) as planes:
+        frame.refine(*planes)
 
 
 @contextmanager
-def calibrate_frame(setting: Setting, plan: FramePlan, *, with_std: bool) -> Iterator[Planes]:
-    """Calibrate one frame; its planes can be used within the context only."""
-    detector, lend = plan.detector, setting.buffers.lend
-    assert detector is not None
-    with ExitStack() as stack:
-        frame = stack.enter_context(_open_calibrated(setting, plan, plan.steps))
-        shape = frame.preparation.shape
-        data = stack.enter_context(lend(shape, setting.dtype))
-        flags = stack.enter_context(lend(shape, np.uint8))
+def _whole(frame: CalibratedFrame, setting: Setting) -> Iterator[tuple[Array, Array]]:
+    """All calibrated values and flags of a frame, for the few ends that need them at once."""
+    shape, lend = frame.preparation.shape, setting.buffers.lend
+    with lend(shape, setting.dtype) as data, lend(shape, np.uint8) as flags:
         frame.read(0, shape[0], data, flags)
-        refine = frame.preparation.refine
-        frame.refine(data, flags)
-        std = None
-        if with_std and detector.noise_known:
-            std = stack.enter_context(lend(shape, setting.dtype))
-            frame.propagate(data, detector, std)
-        # Rounded so that a header holds it exactly.
-        scale = float(np.float32(frame.preparation.dark_scale)) if refine else None
-        yield Planes(data, std, flags, refined_scale=scale)
+        yield data, flags
+
+
+def _calibrated(
+    raw: RawFrame,
+    setting: Setting,
+    plan: FramePlan,
+    steps: Sequence[Step],
+    refined_scale: float | None = None,
+) -> CalibratedFrame:
+    assert plan.shape is not None
+    assert plan.detector is not None
+    preparation = prepare(steps, plan.shape, setting.masters, setting.dtype, refined_scale)
+    return CalibratedFrame(raw, preparation, plan.detector.saturation_adu)
+
+
+def open_raw(setting: Setting, plan: FramePlan) -> RawFrame:
+    """The raw file of a frame, open."""
+    assert plan.storage is not None
+    assert plan.shape is not None
+    return RawFrame(setting.raw_folder / plan.file, plan.storage, plan.shape)
 
 
 @contextmanager
 def _open_calibrated(
     setting: Setting, plan: FramePlan, steps: Sequence[Step], refined_scale: float | None = None
 ) -> Iterator[CalibratedFrame]:
-    assert plan.storage is not None
-    assert plan.shape is not None
-    assert plan.detector is not None
-    with RawFrame(setting.raw_folder / plan.file, plan.storage, plan.shape) as raw:
-        preparation = prepare(steps, plan.shape, setting.masters, setting.dtype, refined_scale)
-        yield CalibratedFrame(raw, preparation, plan.detector.saturation_adu)
+    with open_raw(setting, plan) as raw:
+        yield _calibrated(raw, setting, plan, steps, refined_scale)
 
 
 def combine_raw(setting: Setting, master: MasterPlan, frames: Sequence[FramePlan]) -> Planes:
@@ -163,7 +256,7 @@ def combine_raw(setting: Setting, master: MasterPlan, frames: Sequence[FramePlan
 
 
 def combine_flats(
-    setting: Setting, master: MasterPlan, frames: Sequence[FramePlan], flats: Sequence[FlatLevel]
+    setting: Setting, master: MasterPlan, frames: Sequence[FramePlan], flats: Sequence[Found]
 ) -> Planes:
     """Combine raw flats, each calibrated as it is read and divided by its median.
 

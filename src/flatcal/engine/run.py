@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,25 +17,28 @@ from typing import Any
 from flatcal import __version__
 from flatcal.engine.buffers import Buffers
 from flatcal.engine.headers import frame_header, master_header, read_header, recipe_hash
+from flatcal.engine.inputs import Inputs
 from flatcal.engine.masters import Master, load_master, make_master, require_unchanged
 from flatcal.engine.products import (
-    FlatLevel,
+    Found,
     Planes,
     Setting,
     calibrate_frame,
     combine_flats,
     combine_raw,
+    find_of,
+    open_raw,
 )
+from flatcal.engine.result import RunResult, outcome_of
 from flatcal.engine.shelf import MasterShelf
-from flatcal.engine.store import OutputStore, check_output, level_of
+from flatcal.engine.store import OutputStore, check_output
 from flatcal.engine.workers import Workers
 from flatcal.errors import BrokenFileError, FlatcalError, FrameError
 from flatcal.frame import Caveat, Kind
-from flatcal.io import RawFrame
 from flatcal.kernels.compiled import telling_of_compilation
 from flatcal.plan import FramePlan, MasterPlan, Plan, Step
 from flatcal.projection import DEFAULT_MEMORY_BYTES, master_bytes, project_memory
-from flatcal.records import InputRecord, Outcome, ProductRecord, RunRecord, Status
+from flatcal.records import ProductRecord, RunRecord
 
 logger = logging.getLogger(__name__)
 
@@ -45,44 +48,10 @@ _PIXEL_FACTS = {"kind", "exposure_time_s", "filter", "date", "unit", "shape", "d
 # What of the settings of outputs determines the pixels of all that is made.
 _PIXEL_SETTINGS = {"dtype", "uncertainty"}
 
+# In the place of a digest that is not known yet.
+_NO_DIGEST = "0" * 64
+
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """What a run did.
-
-    Attributes
-    ----------
-    out : Path
-        The output folder.
-    record : RunRecord
-        The content of run.json.
-    made : tuple of str
-        Outputs that were made; the other products were up to date.
-    left_over : tuple of str
-        Files of earlier runs that this one neither made nor found up to date.
-    """
-
-    out: Path
-    record: RunRecord
-    made: tuple[str, ...]
-    left_over: tuple[str, ...]
-
-    @property
-    def n_made(self) -> int:
-        """Outputs that were made."""
-        return len(self.made)
-
-    @property
-    def n_current(self) -> int:
-        """Outputs that were up to date."""
-        return len(self.record.products) - len(self.made)
-
-    @property
-    def failed(self) -> tuple[Outcome, ...]:
-        """Outcomes of frames that failed."""
-        return tuple(o for o in self.record.outcomes if o.status is Status.FAILED)
 
 
 def run_plan(
@@ -160,11 +129,10 @@ class _Run:
         self.setting = Setting(self.raw, plan.config, self.shelf.get, workers, self.buffers)
         self.progress = progress
         self.frames = {frame.file: frame for frame in plan.frames}
-        self.inputs: dict[str, InputRecord] = {}
+        self.inputs = Inputs(self.setting, store)
         self.products: dict[str, ProductRecord] = {}
         self.writing: dict[str, Future[None]] = {}
-        self.levels: dict[str, FlatLevel] = {}
-        self.failures: dict[str, Caveat] = {}
+        self.levels: dict[str, Found] = {}
         self.master_failures: dict[str, Caveat] = {}
         self.made: set[str] = set()
         self.n_done = 0
@@ -188,9 +156,12 @@ class _Run:
             started=started.isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - clock, 3),
             raw=self.plan.raw,
-            inputs=dict(sorted(self.inputs.items())),
+            inputs=dict(sorted(self.inputs.records.items())),
             products=dict(sorted(self.products.items())),
-            outcomes=tuple(self._outcome(frame) for frame in self.plan.frames),
+            outcomes=tuple(
+                outcome_of(frame, self.inputs.failures, self.master_failures)
+                for frame in self.plan.frames
+            ),
         )
         return RunResult(
             out=self.store.out,
@@ -210,37 +181,6 @@ class _Run:
             done = self.n_done
         self.progress(what, done, self.n_total)
 
-    def _fail(self, file: str, error: FlatcalError) -> None:
-        logger.warning("%s: %s", file, error)
-        with self.lock:
-            self.failures[file] = Caveat(error.slug, error.text)
-
-    # -- inputs ------------------------------------------------------------------------
-
-    def _know_input(self, frame: FramePlan) -> None:
-        """SHA-256 of a raw frame, from the earlier run where the file has not changed."""
-        with self.lock:
-            if frame.file in self.inputs or frame.file in self.failures:
-                return
-        try:
-            record = self._input_record(frame)
-        except FlatcalError as error:
-            self._fail(frame.file, error)
-        else:
-            with self.lock:
-                self.inputs[frame.file] = record
-
-    def _input_record(self, frame: FramePlan) -> InputRecord:
-        storage = frame.storage
-        assert storage is not None
-        assert frame.shape is not None
-        known = self.store.known_input(self.plan.raw, frame.file)
-        with RawFrame(self.raw / frame.file, storage, frame.shape) as raw:
-            if known and (known.size_bytes, known.mtime_ns) == raw.stamp:
-                return known
-            size_bytes, mtime_ns = raw.stamp
-            return InputRecord(size_bytes=size_bytes, mtime_ns=mtime_ns, sha256=raw.sha256())
-
     # -- masters -----------------------------------------------------------------------
 
     def _masters(self, *kinds: Kind) -> list[MasterPlan]:
@@ -253,7 +193,7 @@ class _Run:
                 make(master)
             except BrokenFileError as error:
                 if error.path.is_relative_to(self.raw):
-                    self._fail(error.path.relative_to(self.raw).as_posix(), error)
+                    self.inputs.fail(error.path.relative_to(self.raw).as_posix(), error)
                     continue
                 self._fail_master(master.name, error)
             except FlatcalError as error:
@@ -267,10 +207,10 @@ class _Run:
 
     def _good_inputs(self, master: MasterPlan) -> list[FramePlan]:
         frames = [self.frames[file] for file in master.inputs]
-        self.workers.run([partial(self._know_input, frame) for frame in frames])
-        good = [frame for frame in frames if frame.file not in self.failures]
+        self.workers.run([partial(self.inputs.know, frame) for frame in frames])
+        good = self.inputs.good(frames)
         if not good:
-            cause = self.failures[master.inputs[0]]
+            cause = self.inputs.failures[master.inputs[0]]
             raise FrameError(cause.slug, f"no frame can be used; {master.inputs[0]}: {cause.text}")
         return good
 
@@ -287,10 +227,10 @@ class _Run:
         """Combine flats that can be divided by their median; the others fail."""
         everyone = self._good_inputs(master)
         if not self.plan.config.output.flats:
-            known = self.store.known_failures("flat-level", self.inputs)
+            known = self.store.known_failures("flat-level", self.inputs.records)
             usable = [frame for frame in everyone if frame.file not in known]
             if self._is_current(master.output, master.kind, self._flat_recipe(usable), usable):
-                self.failures |= {f.file: known[f.file] for f in everyone if f.file in known}
+                self.inputs.failures |= {f.file: known[f.file] for f in everyone if f.file in known}
                 return
             self._for_frames(everyone, self._try_level)
         for frame in self._good_inputs(master):
@@ -316,18 +256,20 @@ class _Run:
         if level is None or level <= 0:
             told = "it has no good pixel" if level is None else f"its median is {level:g}"
             text = f"{told}, so it is not used in {master.name}; leave the file out"
-            self._fail(frame.file, FrameError("flat-level", text))
+            self.inputs.fail(frame.file, FrameError("flat-level", text))
 
     def _try_level(self, frame: FramePlan) -> None:
         """Level of a flat that is not written."""
         try:
-            with calibrate_frame(self.setting, frame, with_std=False) as planes:
-                level = FlatLevel(level_of(planes), planes.refined_scale)
+            with open_raw(self.setting, frame) as raw:
+                found = calibrate_frame(
+                    raw, self.setting, frame, with_std=False, hashed=False, take=_leave
+                )
         except FlatcalError as error:
-            self._fail(frame.file, error)
+            self.inputs.fail(frame.file, error)
         else:
             with self.lock:
-                self.levels[frame.file] = level
+                self.levels[frame.file] = found
 
     def _produce_master(
         self,
@@ -344,7 +286,11 @@ class _Run:
         raws = [read_header(self.raw / f.file, _hdu(f)) for f in frames]
         bias_recipe = self._recipe_of(master.lost_bias) if master.lost_bias else ""
         header = master_header(raws, master, frames, bias_recipe)
-        product = self._describe(master.output, master.kind, planes, header, recipe, frames)
+        product = self._describe(
+            master.output, master.kind, find_of(planes), header, recipe, frames
+        )
+        with self.lock:
+            self.products[master.output] = product
         self.shelf.put(
             master.name, make_master(planes.data, planes.std, planes.flags, master.lost_bias)
         )
@@ -417,27 +363,68 @@ class _Run:
         self.shelf.make_room(workers.stage(stage).room_bytes(workers.jobs, workers.memory_bytes))
 
     def _try_frame(self, frame: FramePlan) -> None:
-        self._know_input(frame)
-        if frame.file not in self.failures:
-            try:
-                self._make_frame(frame)
-            except FlatcalError as error:
-                self._fail(frame.file, error)
+        try:
+            self._make_frame(frame)
+        except FlatcalError as error:
+            self.inputs.fail(frame.file, error)
         self._step_done(frame.file)
 
     def _make_frame(self, frame: FramePlan) -> None:
-        output, recipe = _output(frame), self._frame_recipe(frame)
+        output = _output(frame)
         assert frame.kind is not None
-        if not self._is_current(output, frame.kind, recipe, [frame]):
+        if self.store.holds(output):
+            # Whether it is up to date is told by the hash of its input.
+            if not self.inputs.know(frame):
+                return
+            if self._is_current(output, frame.kind, self._frame_recipe(frame), [frame]):
+                product = self.products[output]
+                found = Found(product.median_adu, product.n_flagged, None, product.refined_scale)
+                with self.lock:
+                    self.levels[frame.file] = found
+                return
             self.store.check_replaceable(output)
-            header = frame_header(read_header(self.raw / frame.file, _hdu(frame)), frame)
-            settings = self.plan.config.output
-            with calibrate_frame(self.setting, frame, with_std=settings.uncertainty) as planes:
-                product = self._describe(output, frame.kind, planes, header, recipe, [frame])
-                self._write(product, header, planes)
+        found = self._write_frame(frame)
         with self.lock:
-            product = self.products[output]
-            self.levels[frame.file] = FlatLevel(product.median_adu, product.refined_scale)
+            self.levels[frame.file] = found
+            self.made.add(output)
+
+    def _write_frame(self, frame: FramePlan) -> Found:
+        """Hash, calibrate and write a frame, all in one pass over its pixels."""
+        output, settings = _output(frame), self.plan.config.output
+        assert frame.kind is not None
+        assert frame.detector is not None
+        has_std = settings.uncertainty and frame.detector.noise_known
+        has_mask = self._has_mask(output)
+        header = frame_header(read_header(self.raw / frame.file, _hdu(frame)), frame)
+        longest = header.copy()
+        announced = Found(0.0, 0, "noise model" if has_std else None, 0.0)
+        self.store.describe(
+            output, frame.kind, announced, longest, _NO_DIGEST, [(frame.file, _NO_DIGEST)],
+            has_mask=has_mask,
+        )  # fmt: skip
+        with ExitStack() as stack:
+            raw = stack.enter_context(open_raw(self.setting, frame))
+            hashed = not self.inputs.knows(frame, raw)
+            shape = frame.kept_shape
+            writer = stack.enter_context(
+                self.store.writing(
+                    output, longest, shape, self.setting.dtype, has_std=has_std, has_mask=has_mask
+                )
+            )
+
+            def take(data: Any, std: Any, flags: Any) -> None:
+                writer.write(data, std, flags if has_mask else None)
+
+            found = calibrate_frame(
+                raw, self.setting, frame, with_std=has_std, hashed=hashed, take=take
+            )
+            self.inputs.keep(frame, raw)
+            recipe = self._frame_recipe(frame)
+            product = self._describe(output, frame.kind, found, header, recipe, [frame])
+            writer.finish(header)
+        with self.lock:
+            self.products[output] = product
+        return found
 
     def _frame_recipe(self, frame: FramePlan) -> str:
         """Recipe of the pixels of a calibrated frame, whether or not it is written."""
@@ -458,7 +445,7 @@ class _Run:
             {
                 "flatcal": __version__,
                 "operation": operation,
-                "inputs": [(frame.file, self.inputs[frame.file].sha256) for frame in frames],
+                "inputs": self.inputs.digests(frames),
                 "frames": [frame.model_dump(mode="json", include=_PIXEL_FACTS) for frame in frames],
                 "steps": [step.model_dump(exclude={"reason"}) for step in steps],
                 "masters": {name: self._recipe_of(name) for name in sorted(masters)},
@@ -482,18 +469,15 @@ class _Run:
         self,
         output: str,
         kind: Kind,
-        planes: Planes,
+        found: Found,
         header: Any,
         recipe: str,
         frames: Sequence[FramePlan],
     ) -> ProductRecord:
-        inputs = [(frame.file, self.inputs[frame.file].sha256) for frame in frames]
-        product = self.store.describe(
-            output, kind, planes, header, recipe, inputs, has_mask=self._has_mask(output)
+        inputs = self.inputs.digests(frames)
+        return self.store.describe(
+            output, kind, found, header, recipe, inputs, has_mask=self._has_mask(output)
         )
-        with self.lock:
-            self.products[output] = product
-        return product
 
     def _has_mask(self, output: str) -> bool:
         """Whether an output has a MASK plane: a master always does."""
@@ -510,30 +494,6 @@ class _Run:
         with self.lock:
             self.made.add(product.output)
 
-    # -- outcomes ----------------------------------------------------------------------
-
-    def _outcome(self, frame: FramePlan) -> Outcome:
-        errors = frame.errors
-        if frame.file in self.failures:
-            errors += (self.failures[frame.file],)
-        elif frame.action == "combine" and frame.part_of in self.master_failures:
-            errors += (self.master_failures[frame.part_of],)
-        if errors:
-            status = Status.FAILED
-        else:
-            status = Status.CALIBRATED if frame.action == "calibrate" else Status.USED
-        made = frame.part_of is not None and frame.part_of not in self.master_failures
-        return Outcome(
-            file=frame.file,
-            kind=frame.kind,
-            status=status,
-            output=frame.output if status is Status.CALIBRATED else None,
-            part_of=frame.part_of if made and not errors else None,
-            reason=errors[0].text if errors else frame.reason,
-            caveats=frame.caveats,
-            errors=errors,
-        )
-
 
 def _output(frame: FramePlan) -> str:
     assert frame.output is not None
@@ -543,3 +503,7 @@ def _output(frame: FramePlan) -> str:
 def _hdu(frame: FramePlan) -> int:
     assert frame.storage is not None
     return frame.storage.hdu
+
+
+def _leave(_data: Any, _std: Any, _flags: Any) -> None:
+    """Take rows that nobody wants."""

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from astropy.io import fits
 from pydantic import ValidationError
 
 from flatcal.engine.headers import add_flag_legend, add_inputs
-from flatcal.engine.products import Planes
+from flatcal.engine.products import Found, Planes
 from flatcal.errors import FrameError, OutputError
+from flatcal.fits_writer import FITS_BLOCK, ImageWriter, write_image, writing_image
 from flatcal.frame import Caveat, Kind
 from flatcal.headers import read_header_cards, scan_hdus
-from flatcal.io import FITS_BLOCK, write_image, write_text
-from flatcal.kernels.stats import median_of_good
+from flatcal.io import write_text
 from flatcal.plan import Plan
 from flatcal.records import InputRecord, ProductRecord, RunRecord
 
@@ -146,14 +147,14 @@ class OutputStore:
         self,
         output: str,
         kind: Kind,
-        planes: Planes,
+        found: Found,
         header: fits.Header,
         recipe: str,
         inputs: Sequence[tuple[str, str]],
         *,
         has_mask: bool,
     ) -> ProductRecord:
-        """The record of an output to be written, of which its header is told as well.
+        """The record of an output, of which its header is told as well.
 
         Parameters
         ----------
@@ -161,8 +162,8 @@ class OutputStore:
             File below the folder.
         kind : Kind
             Of the output.
-        planes : Planes
-            Its pixels.
+        found : Found
+            What was found out about its pixels.
         header : Header
             Changed in place: level, flags, source of the uncertainty and inputs are added.
         recipe : str
@@ -172,28 +173,47 @@ class OutputStore:
         has_mask : bool
             Whether it gets a MASK plane.
         """
-        n_flagged = int(np.count_nonzero(planes.flags))
-        median = level_of(planes)
-        if median is not None:
-            header["GOODMED"] = (median, "median of the good pixels")
-        if planes.refined_scale is not None:
-            header["DARKSREF"] = (planes.refined_scale, "factor of the dark, refined on hot pixels")
-        if planes.std is not None:
-            header["ERRSRC"] = (planes.std_source, "what UNCERT comes from")
-        add_flag_legend(header, n_flagged, has_mask=has_mask)
+        if found.median_adu is not None:
+            header["GOODMED"] = (found.median_adu, "median of the good pixels")
+        if found.refined_scale is not None:
+            header["DARKSREF"] = (found.refined_scale, "factor of the dark, refined on hot pixels")
+        if found.std_source is not None:
+            header["ERRSRC"] = (found.std_source, "what UNCERT comes from")
+        add_flag_legend(header, found.n_flagged, has_mask=has_mask)
         add_inputs(header, inputs, recipe)
         return ProductRecord(
             output=output,
             kind=kind,
             recipe=recipe,
             inputs=tuple(file for file, _ in inputs),
-            median_adu=median,
-            n_flagged=n_flagged,
-            refined_scale=planes.refined_scale,
+            median_adu=found.median_adu,
+            n_flagged=found.n_flagged,
+            refined_scale=found.refined_scale,
         )
 
+    def holds(self, output: str) -> bool:
+        """Whether there is something under the name of an output."""
+        return (self.out / output).exists()
+
+    @contextmanager
+    def writing(
+        self,
+        output: str,
+        header: fits.Header,
+        shape: tuple[int, int],
+        dtype: Any,
+        *,
+        has_std: bool,
+        has_mask: bool,
+    ) -> Iterator[ImageWriter]:
+        """Write an output in bands; see `flatcal.fits_writer.writing_image`."""
+        planes = {"has_std": has_std, "has_mask": has_mask}
+        with writing_image(self.out / output, header, shape, dtype, **planes) as writer:
+            yield writer
+        logger.info("wrote %s", output)
+
     def write(self, output: str, header: fits.Header, planes: Planes, *, has_mask: bool) -> None:
-        """Write an output that has been described."""
+        """Write an output that is whole in memory and has been described."""
         flags = planes.flags if has_mask else None
         write_image(self.out / output, header, planes.data, planes.std, flags)
         logger.info("wrote %s", output)
@@ -235,14 +255,5 @@ def _previous_record(out: Path) -> RunRecord | None:
 
 
 def _number(value: object) -> float | None:
-    """A number as it was before a header held it: rounded as in `level_of`."""
+    """A number as it was before a header held it: see `Found`."""
     return float(np.float32(value)) if isinstance(value, int | float) else None
-
-
-def level_of(planes: Planes) -> float | None:
-    """Median of the good pixels; None without any.
-
-    Rounded so that a header holds it exactly: a later run reads the same level from there.
-    """
-    median = float(np.float32(median_of_good(planes.data, planes.flags)))
-    return median if math.isfinite(median) else None

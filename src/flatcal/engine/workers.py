@@ -40,7 +40,7 @@ class Workers:
         """Start a task beside the others."""
         return self.pool.submit(task)
 
-    def run(self, tasks: Iterable[Callable[[], None]], stage: Stage | None = None) -> None:
+    def run(self, tasks: Iterable[Callable[[], object]], stage: Stage | None = None) -> None:
         """Run tasks, no more at once than the memory of the stage allows, and wait for all.
 
         When one fails, those that have not begun are not begun; its exception is raised when
@@ -49,7 +49,7 @@ class Workers:
         at_once = self.jobs if stage is None else stage.threads(self.jobs, self.memory_bytes)
         gate, failed = Semaphore(at_once), Event()
 
-        def gated(task: Callable[[], None]) -> None:
+        def gated(task: Callable[[], object]) -> None:
             with gate:
                 if failed.is_set():
                     return

@@ -19,7 +19,7 @@ from flatcal.records import ProductRecord, Status
 
 if TYPE_CHECKING:
     # The engine brings the compiler of kernels, which a plan can do without.
-    from flatcal.engine.run import RunResult
+    from flatcal.engine.result import RunResult
 
 _FILES_SHOWN = 3
 _NO_EXPOSURE = -1.0

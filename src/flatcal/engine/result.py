@@ -1,0 +1,84 @@
+"""What a run did: as a whole, and of each frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from flatcal.frame import Caveat
+from flatcal.plan import FramePlan
+from flatcal.records import Outcome, RunRecord, Status
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run did.
+
+    Attributes
+    ----------
+    out : Path
+        The output folder.
+    record : RunRecord
+        The content of run.json.
+    made : tuple of str
+        Outputs that were made; the other products were up to date.
+    left_over : tuple of str
+        Files of earlier runs that this one neither made nor found up to date.
+    """
+
+    out: Path
+    record: RunRecord
+    made: tuple[str, ...]
+    left_over: tuple[str, ...]
+
+    @property
+    def n_made(self) -> int:
+        """Outputs that were made."""
+        return len(self.made)
+
+    @property
+    def n_current(self) -> int:
+        """Outputs that were up to date."""
+        return len(self.record.products) - len(self.made)
+
+    @property
+    def failed(self) -> tuple[Outcome, ...]:
+        """Outcomes of frames that failed."""
+        return tuple(o for o in self.record.outcomes if o.status is Status.FAILED)
+
+
+def outcome_of(
+    frame: FramePlan, failures: Mapping[str, Caveat], master_failures: Mapping[str, Caveat]
+) -> Outcome:
+    """What became of a frame.
+
+    Parameters
+    ----------
+    frame : FramePlan
+        What was planned.
+    failures : mapping
+        Files that failed, with the reason.
+    master_failures : mapping
+        Masters that could not be made, with the reason.
+    """
+    errors = frame.errors
+    if frame.file in failures:
+        errors += (failures[frame.file],)
+    elif frame.action == "combine" and frame.part_of and frame.part_of in master_failures:
+        errors += (master_failures[frame.part_of],)
+    if errors:
+        status = Status.FAILED
+    else:
+        status = Status.CALIBRATED if frame.action == "calibrate" else Status.USED
+    made = frame.part_of is not None and frame.part_of not in master_failures
+    return Outcome(
+        file=frame.file,
+        kind=frame.kind,
+        status=status,
+        output=frame.output if status is Status.CALIBRATED else None,
+        part_of=frame.part_of if made and not errors else None,
+        reason=errors[0].text if errors else frame.reason,
+        caveats=frame.caveats,
+        errors=errors,
+    )

@@ -1,0 +1,198 @@
+"""Outputs written band by band, and whole or not at all.
+
+astropy makes the headers; only pixels go past it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import RawIOBase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from flatcal.fits_checksum import RunningSum, add_checksums
+from flatcal.io import replacing
+
+Array = NDArray[Any]
+
+FITS_BLOCK = 2880
+
+# Bytes that are swapped and written at once.
+_SWAPPED_BYTES = 1 << 19
+
+
+class ImageWriter:
+    """An output that is written in bands of rows, its headers last: they tell what was found.
+
+    A primary image with UNCERT and MASK extensions as CCDData reads them, each with checksums.
+
+    Parameters
+    ----------
+    file : RawIOBase
+        Empty.
+    header : Header
+        Of the primary image, with BUNIT; the final one may not be longer.
+    shape : tuple of int
+        Rows and columns.
+    dtype : dtype
+        float32 or float64, of data and standard deviation.
+    has_std, has_mask : bool
+        Whether there are such planes.
+    """
+
+    def __init__(
+        self,
+        file: RawIOBase,
+        header: fits.Header,
+        shape: tuple[int, int],
+        dtype: Any,
+        *,
+        has_std: bool,
+        has_mask: bool,
+    ) -> None:
+        self._file = file
+        self._image = np.broadcast_to(np.zeros((), dtype), shape)  # for its shape and type
+        extensions = []
+        if has_std:
+            extensions.append(fits.ImageHDU(self._image, name="UNCERT"))
+            extensions[-1].header["UTYPE"] = ("StdDevUncertainty", "standard deviation per pixel")
+            extensions[-1].header["BUNIT"] = header["BUNIT"]
+        if has_mask:
+            mask = np.broadcast_to(np.zeros((), np.uint8), shape)
+            extensions.append(fits.ImageHDU(mask, name="MASK"))
+        self._extensions = extensions
+        self._places: list[_Place] = []
+        end = 0
+        for hdu in (self._primary(header), *extensions):
+            self._places.append(_Place(end, hdu.header, hdu.data.dtype, shape))
+            end = self._places[-1].end
+        # What is never written is zero, as the padding has to be.
+        file.truncate(end)
+
+    def _primary(self, header: fits.Header) -> fits.PrimaryHDU:
+        hdu = fits.PrimaryHDU(self._image, header)
+        if self._extensions:
+            hdu.header.set("EXTEND", True, after="NAXIS2")
+        return hdu
+
+    def write(self, data: Array, std: Array | None, flags: Array | None) -> None:
+        """Write the next rows of all planes.
+
+        Parameters
+        ----------
+        data : ndarray, shape (any number of rows, columns)
+            Values.
+        std, flags : ndarray or None
+            Same shape; None for a plane that the file does not have.
+        """
+        planes = [plane for plane in (data, std, flags) if plane is not None]
+        for place, plane in zip(self._places, planes, strict=True):
+            place.write(self._file, plane)
+
+    def finish(self, header: fits.Header) -> None:
+        """Write the headers, when all rows have been written.
+
+        Parameters
+        ----------
+        header : Header
+            That of the primary image as it is now.
+        """
+        hdus = (self._primary(header), *self._extensions)
+        for place, hdu in zip(self._places, hdus, strict=True):
+            place.write_header(self._file, hdu.header)
+
+
+class _Place:
+    """Where an HDU lies in a file, and how much of it has been written."""
+
+    def __init__(
+        self, start: int, header: fits.Header, dtype: np.dtype[Any], shape: tuple[int, int]
+    ) -> None:
+        self._start = start
+        self._header_bytes = len(add_checksums(header.copy(), 0))
+        self._next = start + self._header_bytes
+        self._dtype = dtype.newbyteorder(">")
+        n_bytes = shape[0] * shape[1] * dtype.itemsize
+        self.end = self._next + -(-n_bytes // FITS_BLOCK) * FITS_BLOCK
+        self._sum = RunningSum()
+
+    def write(self, file: RawIOBase, rows: Array) -> None:
+        """Append rows, in the byte order of FITS.
+
+        They are swapped a few at a time: those are still in a near cache when they are written.
+        """
+        step = max(1, _SWAPPED_BYTES // rows[0].nbytes)
+        for start in range(0, len(rows), step):
+            swapped = rows[start : start + step].astype(self._dtype).ravel().view(np.uint8)
+            self._sum.add(swapped)
+            file.seek(self._next)
+            write_whole(file, swapped.data)
+            self._next += swapped.nbytes
+
+    def write_header(self, file: RawIOBase, header: fits.Header) -> None:
+        """Write a header; one that has become shorter is filled with blank cards."""
+        content = add_checksums(header, self._sum.value)
+        while len(content) < self._header_bytes:
+            header.append()
+            content = add_checksums(header, self._sum.value)
+        assert len(content) == self._header_bytes
+        file.seek(self._start)
+        write_whole(file, memoryview(content))
+
+
+@contextmanager
+def writing_image(
+    path: Path,
+    header: fits.Header,
+    shape: tuple[int, int],
+    dtype: Any,
+    *,
+    has_std: bool,
+    has_mask: bool,
+) -> Iterator[ImageWriter]:
+    """An output that appears under its name when it is whole, and not at all when it fails.
+
+    Parameters
+    ----------
+    path : Path
+        The file to be; replaced if it is there.
+    header, shape, dtype, has_std, has_mask
+        As for `ImageWriter`, which the caller must finish.
+    """
+    with replacing(path) as part, part.open("wb", buffering=0) as file:
+        yield ImageWriter(file, header, shape, dtype, has_std=has_std, has_mask=has_mask)
+
+
+def write_image(
+    path: Path, header: fits.Header, data: Array, std: Array | None, flags: Array | None
+) -> None:
+    """Write an output whose planes are whole in memory; see `writing_image`.
+
+    Parameters
+    ----------
+    path : Path
+        The file to be; replaced if it is there.
+    header : Header
+        Of the primary image, with BUNIT.
+    data : ndarray of float32 or float64
+        The image.
+    std : ndarray or None
+        Standard deviation, same shape, in the unit of the data.
+    flags : ndarray of uint8 or None
+        Bits of `flatcal.flags.Flag`; not zero is bad.
+    """
+    planes = {"has_std": std is not None, "has_mask": flags is not None}
+    with writing_image(path, header, data.shape, data.dtype, **planes) as writer:
+        writer.write(data, std, flags)
+        writer.finish(header)
+
+
+def write_whole(file: RawIOBase, content: memoryview) -> None:
+    """Write all of it: on a disk that is nearly full the system may take a part only."""
+    while content:
+        content = content[file.write(content) :]
