@@ -36,6 +36,17 @@ def _loop(name: str, camera: str, *, planes: bool = False) -> Contender:
     return by_worker(name, "flatcal_tasks.calibrate_flats", camera=camera, planes=planes)
 
 
+_GUIDE, _FLOAT32 = "ccdproc, as in the guide", "ccdproc, writing float32"
+
+
+def _ccdproc_loops(camera: str) -> list[Contender]:
+    """The guide's loop, which writes float64, and the same with half the bytes to write."""
+    return [
+        by_ccdproc(name, "ccdproc_tasks.calibrate_flats", camera=camera, float32=name == _FLOAT32)
+        for name in (_GUIDE, _FLOAT32)
+    ]
+
+
 # Two roundings to float32 of values below 65536.
 _ROUNDING_ADU = 0.01
 
@@ -44,17 +55,19 @@ EXAMPLE_2_LOOP = Row(
     "Example 2: calibrate ten flats of 4096 x 4109, trim, bias, scaled dark; write float32",
     (
         _loop("flatcal, data", "cg16m"),
-        by_ccdproc("ccdproc", "ccdproc_tasks.calibrate_flats", camera="cg16m"),
+        *_ccdproc_loops("cg16m"),
         iraf.make_loop(),
         disk.make_loop("cg16m"),
     ),
     (
-        Faster("flatcal, data", "ccdproc", 10),
+        Faster("flatcal, data", _GUIDE, 10),
+        Faster("flatcal, data", _FLOAT32),
         Faster("flatcal, data", "IRAF", 8),
         Costs("flatcal, data", "dd", 1.5),
     ),
     (
-        agree("flatcal, data", "ccdproc", "flats", limit=_ROUNDING_ADU),
+        agree("flatcal, data", _GUIDE, "flats", limit=_ROUNDING_ADU),
+        agree("flatcal, data", _FLOAT32, "flats", limit=_ROUNDING_ADU),
         agree("flatcal, data", "IRAF", "flats", limit=_ROUNDING_ADU),
     ),
     (CG16M, *_calibrated("cg16m")),
@@ -74,10 +87,12 @@ EXAMPLE_1_LOOP = Row(
     "Example 1: calibrate ten flats of 4128 x 2080, overscan, trim, unscaled dark",
     (
         _loop("flatcal, data", "lfc"),
-        by_ccdproc("ccdproc", "ccdproc_tasks.calibrate_flats", camera="lfc"),
+        *_ccdproc_loops("lfc"),
     ),
-    (Faster("flatcal, data", "ccdproc", 8),),
-    (agree("flatcal, data", "ccdproc", "flats", limit=_ROUNDING_ADU),),
+    (Faster("flatcal, data", _GUIDE, 8), Faster("flatcal, data", _FLOAT32)),
+    tuple(
+        agree("flatcal, data", rival, "flats", limit=_ROUNDING_ADU) for rival in (_GUIDE, _FLOAT32)
+    ),
     (LFC, _masters("lfc", planes=False), need("make_plain_masters", camera="lfc")),
 )
 
