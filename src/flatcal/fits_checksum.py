@@ -16,6 +16,8 @@ from flatcal.kernels.words import sum_of_words
 
 _WORD = 4
 _ALL_ONES = 0xFFFFFFFF
+_NO_SUM = "0" * 16
+CARD_BYTES = 80
 # Punctuation between digits and letters, and between capitals and small letters.
 _FORBIDDEN = frozenset(b":;<=>?@[\\]^_`")
 
@@ -51,7 +53,7 @@ class RunningSum:
         return total
 
 
-def add_checksums(header: fits.Header, data_sum: int) -> bytes:
+def add_checksums(header: fits.Header, data_sum: int, n_bytes: int) -> bytes:
     """The bytes of a header with the cards DATASUM and CHECKSUM.
 
     Parameters
@@ -60,19 +62,25 @@ def add_checksums(header: fits.Header, data_sum: int) -> bytes:
         Gets the cards.
     data_sum : int
         Sum over the data unit with its padding, which adds nothing as it is zero.
+    n_bytes : int
+        Length of the result, in whole blocks; blank cards fill what is left.
 
-    Returns
-    -------
-    bytes
-        Whole blocks.
+    Raises
+    ------
+    ValueError
+        When the header is longer than that.
     """
     header["DATASUM"] = (str(data_sum), "data unit checksum")
-    header["CHECKSUM"] = ("0" * 16, "HDU checksum")
-    content = header.tostring().encode("ascii")
+    header["CHECKSUM"] = (_NO_SUM, "HDU checksum")
+    text = header.tostring(endcard=False, padding=False)
+    content = (text.ljust(n_bytes - CARD_BYTES) + "END".ljust(CARD_BYTES)).encode("ascii")
+    if len(content) != n_bytes:
+        raise ValueError(f"a header of {len(content)} bytes in a place of {n_bytes}")
     running = RunningSum()
     running.add(np.frombuffer(content, np.uint8))
-    header["CHECKSUM"] = _encode(_ALL_ONES ^ _ones_complement(running.value + data_sum))
-    return bytes(header.tostring(), "ascii")
+    total = _encode(_ALL_ONES ^ _ones_complement(running.value + data_sum))
+    before, after = content.rsplit(f"CHECKSUM= '{_NO_SUM}'".encode(), 1)
+    return b"".join((before, f"CHECKSUM= '{total}'".encode(), after))
 
 
 def _ones_complement(total: int) -> int:

@@ -15,12 +15,15 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from flatcal.fits_checksum import RunningSum, add_checksums
+from flatcal.fits_checksum import CARD_BYTES, RunningSum, add_checksums
 from flatcal.io import replacing
 
 Array = NDArray[Any]
 
 FITS_BLOCK = 2880
+
+# Cards of the structure of a file, and the checksums.
+_OWN_CARDS = 9
 
 # Bytes that are swapped and written at once.
 _SWAPPED_BYTES = 1 << 19
@@ -36,7 +39,9 @@ class ImageWriter:
     file : RawIOBase
         Empty.
     header : Header
-        Of the primary image, with BUNIT; the final one may not be longer.
+        Of the primary image, with BUNIT.
+    n_more_cards : int
+        Cards that the final header may have in addition.
     shape : tuple of int
         Rows and columns.
     dtype : dtype
@@ -49,6 +54,7 @@ class ImageWriter:
         self,
         file: RawIOBase,
         header: fits.Header,
+        n_more_cards: int,
         shape: tuple[int, int],
         dtype: Any,
         *,
@@ -68,17 +74,14 @@ class ImageWriter:
         self._extensions = extensions
         self._places: list[_Place] = []
         end = 0
-        for hdu in (self._primary(header), *extensions):
-            self._places.append(_Place(end, hdu.header, hdu.data.dtype, shape))
+        for its_header, its_dtype, n_more in (
+            (header, self._image.dtype, n_more_cards),
+            *((hdu.header, hdu.data.dtype, 0) for hdu in extensions),
+        ):
+            self._places.append(_Place(end, its_header, n_more, its_dtype, shape))
             end = self._places[-1].end
         # What is never written is zero, as the padding has to be.
         file.truncate(end)
-
-    def _primary(self, header: fits.Header) -> fits.PrimaryHDU:
-        hdu = fits.PrimaryHDU(self._image, header)
-        if self._extensions:
-            hdu.header.set("EXTEND", True, after="NAXIS2")
-        return hdu
 
     def write(self, data: Array, std: Array | None, flags: Array | None) -> None:
         """Write the next rows of all planes.
@@ -102,8 +105,10 @@ class ImageWriter:
         header : Header
             That of the primary image as it is now.
         """
-        hdus = (self._primary(header), *self._extensions)
-        for place, hdu in zip(self._places, hdus, strict=True):
+        primary = fits.PrimaryHDU(self._image, header)
+        if self._extensions:
+            primary.header.set("EXTEND", True, after="NAXIS2")
+        for place, hdu in zip(self._places, (primary, *self._extensions), strict=True):
             place.write_header(self._file, hdu.header)
 
 
@@ -111,14 +116,19 @@ class _Place:
     """Where an HDU lies in a file, and how much of it has been written."""
 
     def __init__(
-        self, start: int, header: fits.Header, dtype: np.dtype[Any], shape: tuple[int, int]
+        self,
+        start: int,
+        header: fits.Header,
+        n_more_cards: int,
+        dtype: np.dtype[Any],
+        shape: tuple[int, int],
     ) -> None:
         self._start = start
-        self._header_bytes = len(add_checksums(header.copy(), 0))
+        text = header.tostring(padding=False)
+        self._header_bytes = _blocks(len(text) + (n_more_cards + _OWN_CARDS) * CARD_BYTES)
         self._next = start + self._header_bytes
         self._dtype = dtype.newbyteorder(">")
-        n_bytes = shape[0] * shape[1] * dtype.itemsize
-        self.end = self._next + -(-n_bytes // FITS_BLOCK) * FITS_BLOCK
+        self.end = self._next + _blocks(shape[0] * shape[1] * dtype.itemsize)
         self._sum = RunningSum()
 
     def write(self, file: RawIOBase, rows: Array) -> None:
@@ -135,20 +145,21 @@ class _Place:
             self._next += swapped.nbytes
 
     def write_header(self, file: RawIOBase, header: fits.Header) -> None:
-        """Write a header; one that has become shorter is filled with blank cards."""
-        content = add_checksums(header, self._sum.value)
-        while len(content) < self._header_bytes:
-            header.append()
-            content = add_checksums(header, self._sum.value)
-        assert len(content) == self._header_bytes
+        """Write the header into the place that was left for it."""
         file.seek(self._start)
-        write_whole(file, memoryview(content))
+        write_whole(file, memoryview(add_checksums(header, self._sum.value, self._header_bytes)))
+
+
+def _blocks(n_bytes: int) -> int:
+    """Bytes of as many whole blocks as are needed."""
+    return -(-n_bytes // FITS_BLOCK) * FITS_BLOCK
 
 
 @contextmanager
 def writing_image(
     path: Path,
     header: fits.Header,
+    n_more_cards: int,
     shape: tuple[int, int],
     dtype: Any,
     *,
@@ -161,11 +172,12 @@ def writing_image(
     ----------
     path : Path
         The file to be; replaced if it is there.
-    header, shape, dtype, has_std, has_mask
+    header, n_more_cards, shape, dtype, has_std, has_mask
         As for `ImageWriter`, which the caller must finish.
     """
     with replacing(path) as part, part.open("wb", buffering=0) as file:
-        yield ImageWriter(file, header, shape, dtype, has_std=has_std, has_mask=has_mask)
+        planes = {"has_std": has_std, "has_mask": has_mask}
+        yield ImageWriter(file, header, n_more_cards, shape, dtype, **planes)
 
 
 def write_image(
@@ -187,7 +199,7 @@ def write_image(
         Bits of `flatcal.flags.Flag`; not zero is bad.
     """
     planes = {"has_std": std is not None, "has_mask": flags is not None}
-    with writing_image(path, header, data.shape, data.dtype, **planes) as writer:
+    with writing_image(path, header, 0, data.shape, data.dtype, **planes) as writer:
         writer.write(data, std, flags)
         writer.finish(header)
 

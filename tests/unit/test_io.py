@@ -109,7 +109,9 @@ def test_an_image_in_bands_is_the_same_file(tmp_path):
     data, std, flags = planes()
     write_image(tmp_path / "whole.fits", fits.Header({"BUNIT": "adu"}), data, std, flags)
     path, header = tmp_path / "bands.fits", fits.Header({"BUNIT": "adu"})
-    with writing_image(path, header, data.shape, data.dtype, has_std=True, has_mask=True) as writer:
+    with writing_image(
+        path, header, 0, data.shape, data.dtype, has_std=True, has_mask=True
+    ) as writer:
         for start in range(0, ROWS, 4):
             band = slice(start, start + 4)
             writer.write(data[band], std[band], flags[band])
@@ -136,18 +138,37 @@ def test_checksums_are_those_of_astropy(tmp_path, dtype):
         fits.open(path, checksum=True).close()
 
 
-def test_a_header_that_became_shorter_is_filled_up(tmp_path):
+def test_a_header_has_room_for_more_cards_and_is_filled_up(tmp_path):
     data, *_ = planes()
-    long, short = fits.Header({"BUNIT": "adu"}), fits.Header({"BUNIT": "adu"})
-    for number in range(40):
-        long[f"KEY{number}"] = number
     path = tmp_path / "image.fits"
-    with writing_image(path, long, data.shape, data.dtype, has_std=False, has_mask=False) as writer:
-        writer.write(data, None, None)
-        writer.finish(short)
-    with fits.open(path, checksum=True) as hdus:
-        np.testing.assert_array_equal(hdus[0].data, data)
-        assert "KEY3" not in hdus[0].header
+    for n_cards in (0, 1, 39, 40):
+        header = fits.Header({"BUNIT": "adu"})
+        with writing_image(
+            path, header, 40, data.shape, data.dtype, has_std=False, has_mask=False
+        ) as writer:
+            writer.write(data, None, None)
+            for number in range(n_cards):
+                header[f"KEY{number}"] = number
+            writer.finish(header)
+        with fits.open(path, checksum=True) as hdus:
+            np.testing.assert_array_equal(hdus[0].data, data)
+            assert sum(keyword.startswith("KEY") for keyword in hdus[0].header) == n_cards
+
+
+def test_a_header_that_is_too_long_is_refused(tmp_path):
+    data, *_ = planes()
+    header = fits.Header({"BUNIT": "adu"})
+
+    def write():
+        with writing_image(
+            tmp_path / "a.fits", header, 0, data.shape, data.dtype, has_std=False, has_mask=False
+        ) as writer:
+            header.extend((f"KEY{number}", number) for number in range(40))
+            writer.finish(header)
+
+    with pytest.raises(ValueError, match="in a place of 2880"):
+        write()
+    assert names(tmp_path) == []
 
 
 def test_an_image_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ Array = NDArray[Any]
 _NO_FLAGS = np.empty((0, 0), np.uint8)
 
 # Rows that are looked at before a frame is calibrated, for a first idea of its level.
-_SAMPLE_ROWS = 64
+_SAMPLE_ROWS = 32
 
 
 @dataclass(frozen=True, slots=True)

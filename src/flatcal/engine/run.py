@@ -48,9 +48,6 @@ _PIXEL_FACTS = {"kind", "exposure_time_s", "filter", "date", "unit", "shape", "d
 # What of the settings of outputs determines the pixels of all that is made.
 _PIXEL_SETTINGS = {"dtype", "uncertainty"}
 
-# In the place of a digest that is not known yet.
-_NO_DIGEST = "0" * 64
-
 Progress = Callable[[str, int, int], None]
 
 
@@ -396,21 +393,15 @@ class _Run:
         has_std = settings.uncertainty and frame.detector.noise_known
         has_mask = self._has_mask(output)
         header = frame_header(read_header(self.raw / frame.file, _hdu(frame)), frame)
-        longest = header.copy()
-        announced = Found(0.0, 0, "noise model" if has_std else None, 0.0)
-        self.store.describe(
-            output, frame.kind, announced, longest, _NO_DIGEST, [(frame.file, _NO_DIGEST)],
-            has_mask=has_mask,
-        )  # fmt: skip
         with ExitStack() as stack:
             raw = stack.enter_context(open_raw(self.setting, frame))
             hashed = not self.inputs.knows(frame, raw)
-            shape = frame.kept_shape
             writer = stack.enter_context(
                 self.store.writing(
-                    output, longest, shape, self.setting.dtype, has_std=has_std, has_mask=has_mask
+                    output, header, frame.file, frame.kept_shape, self.setting.dtype,
+                    has_std=has_std, has_mask=has_mask,
                 )
-            )
+            )  # fmt: skip
 
             def take(data: Any, std: Any, flags: Any) -> None:
                 writer.write(data, std, flags if has_mask else None)

@@ -14,10 +14,11 @@ import numpy as np
 from astropy.io import fits
 from pydantic import ValidationError
 
-from flatcal.engine.headers import add_flag_legend, add_inputs
+from flatcal.engine.headers import add_flag_legend, add_inputs, ascii_text
 from flatcal.engine.products import Found, Planes
 from flatcal.errors import FrameError, OutputError
 from flatcal.fits_writer import FITS_BLOCK, ImageWriter, write_image, writing_image
+from flatcal.flags import Flag
 from flatcal.frame import Caveat, Kind
 from flatcal.headers import read_header_cards, scan_hdus
 from flatcal.io import write_text
@@ -25,6 +26,11 @@ from flatcal.plan import Plan
 from flatcal.records import InputRecord, ProductRecord, RunRecord
 
 logger = logging.getLogger(__name__)
+
+# Cards that `OutputStore.describe` adds at the most for one input, but for a long file name, and
+# characters of such a name that go on a card.
+_CARDS_OF_DESCRIPTION = 12 + len(Flag)
+_CHARACTERS_OF_CARD = 60
 
 FOLDERS = ("masters", "flats", "science")
 
@@ -200,15 +206,20 @@ class OutputStore:
         self,
         output: str,
         header: fits.Header,
+        file: str,
         shape: tuple[int, int],
         dtype: Any,
         *,
         has_std: bool,
         has_mask: bool,
     ) -> Iterator[ImageWriter]:
-        """Write an output in bands; see `flatcal.fits_writer.writing_image`."""
+        """Write an output in bands, which is described before it is finished.
+
+        See `flatcal.fits_writer.writing_image`.
+        """
         planes = {"has_std": has_std, "has_mask": has_mask}
-        with writing_image(self.out / output, header, shape, dtype, **planes) as writer:
+        more = _CARDS_OF_DESCRIPTION + len(ascii_text(file)) // _CHARACTERS_OF_CARD
+        with writing_image(self.out / output, header, more, shape, dtype, **planes) as writer:
             yield writer
         logger.info("wrote %s", output)
 
