@@ -180,7 +180,7 @@ def run(
         raise typer.BadParameter("--keep-masters needs --library")
     if plan_file is None:
         flats = False if no_write_flats else None
-        made = _plan(raw, config, kind, library, dtype=dtype, flats=flats)
+        made = _plan(raw, config, kind, library, jobs, dtype=dtype, flats=flats)
     else:
         made = _saved_plan(plan_file, raw, (config, kind, dtype, no_write_flats or None))
     try:
@@ -284,6 +284,7 @@ def _plan(
     config: Path | None,
     kinds: list[str] | None,
     library: str | None,
+    jobs: int | None = None,
     **output: object,
 ) -> Plan:
     """The plan; a --kind that fits no file is a mistake of the one who typed it."""
@@ -293,12 +294,12 @@ def _plan(
 
     settings = _config(config, kinds, **output)
     if library is None:
-        made = build_plan(raw, settings)
+        made = build_plan(raw, settings, jobs=jobs)
     else:
         from flatcal.library import open_library  # noqa: PLC0415
 
         with open_library(library, create=False) as opened:
-            made = build_plan(raw, settings, library=opened.good_masters())
+            made = build_plan(raw, settings, library=opened.good_masters(), jobs=jobs)
     for rule in kinds or ():
         pattern = rule.partition("=")[2]
         if not any(matches_file(pattern, frame.file) for frame in made.frames):

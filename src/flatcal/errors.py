@@ -182,8 +182,8 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
         ),
         "pedestal": (
             "Software has added a constant to all pixels, as SBIG and MaxIm DL note in PEDESTAL. "
-            "It goes only with a bias or dark that holds the same, so that frames of different "
-            "PEDESTAL must not serve one another. Write all frames with the same."
+            "It goes only with a bias or dark that holds the same, so frames of different "
+            "PEDESTAL do not serve one another. Write all frames with the same."
         ),
         "several-amplifiers": (
             "Several amplifiers share this image, each with its own bias level and overscan. "

@@ -84,7 +84,6 @@ def read_frame(
     sensor = _number(_first(cards, _SENSOR_KEYS)[1])
     if set_point is not None and sensor is not None and abs(sensor - set_point) > _NEAR_SET_C:
         notes.caveat("temperature-off", f"sensor at {sensor:g} C, cooler set to {set_point:g} C")
-    _check_pedestal(cards, notes)
     geometry = geometry_of(cards, shape, profile, settings, overrides, notes)
     return Frame(
         file=file,
@@ -97,12 +96,13 @@ def read_frame(
         object=_text(cards.get("OBJECT")),
         date=_text(_first(cards, ("DATE-OBS", "DATE-BEG"))[1]),
         setup=Setup(
-            camera=profile.name or _text(cards.get("INSTRUME")) or "unnamed camera",
+            camera=profile.name or _printable(cards.get("INSTRUME")) or "unnamed camera",
             shape=shape,
             binning=_binning(cards),
             readout_mode=_all_of(cards, settings.readout_mode_keyword),
             gain_setting=_all_of(cards, settings.gain_setting_keyword),
             unit=_unit(cards, settings, notes),
+            pedestal_adu=_pedestal(cards, notes),
         ),
         storage=Storage(
             hdu=image.index,
@@ -129,11 +129,16 @@ def _first(cards: Cards, keywords: Sequence[str] | None) -> tuple[str, Any]:
 
 def _all_of(cards: Cards, keywords: Sequence[str] | None) -> str:
     """The values of all keywords that have one; together they describe a setting."""
-    return " ".join(filter(None, (_text(cards.get(keyword)) for keyword in keywords or ())))
+    return " ".join(filter(None, (_printable(cards.get(keyword)) for keyword in keywords or ())))
 
 
 def _text(value: Any) -> str:
     return "" if value is None else str(value).strip()
+
+
+def _printable(value: Any) -> str:
+    """Text that a header can hold: a master says so of itself, and is matched by that."""
+    return "".join(char if char.isprintable() else "?" for char in _text(value))
 
 
 def _number(value: Any) -> float | None:
@@ -234,15 +239,16 @@ def _is_product(hdus: Sequence[HduInfo], notes: Notes) -> bool:
     return True
 
 
-def _check_pedestal(cards: Cards, notes: Notes) -> None:
-    """Name an offset that software has added to all pixels (SBFITSEXT 1.0, MaxIm DL)."""
-    value = _number(cards.get("PEDESTAL"))
+def _pedestal(cards: Cards, notes: Notes) -> float:
+    """What undoes an offset that software has added to all pixels (SBFITSEXT 1.0, MaxIm DL)."""
+    value = _number(cards.get("PEDESTAL")) or 0.0
     if value:
         notes.caveat(
             "pedestal",
-            f"PEDESTAL = {value:g}: software has shifted all pixels by {abs(value):g} ADU; that "
-            "goes with a bias or dark of the same PEDESTAL, and otherwise stays in the frame",
+            f"PEDESTAL = {value:g}: software has shifted all pixels by {abs(value):g} ADU; only "
+            "frames of the same PEDESTAL serve one another",
         )
+    return value
 
 
 # -- values ------------------------------------------------------------------------------

@@ -110,6 +110,8 @@ class Setup:
         As the header has them; empty where it says nothing.
     unit : str
         'adu' or 'electron'.
+    pedestal_adu : float
+        PEDESTAL: the constant that takes off what software has added to all pixels.
     """
 
     camera: str
@@ -118,6 +120,7 @@ class Setup:
     readout_mode: str
     gain_setting: str
     unit: str
+    pedestal_adu: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

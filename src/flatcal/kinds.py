@@ -222,7 +222,7 @@ def _text(value: Any) -> str:
 # -- what is told ------------------------------------------------------------------------
 
 
-def _word_in_name(file: str) -> tuple[Kind, str] | None:
+def word_in_name(file: str) -> tuple[Kind, str] | None:
     """The calibration that the file name speaks of, if just of one, and the word as spelt."""
     words = _NAME_WORD.findall(file.rsplit("/", 1)[-1])
     kinds = {_CALIBRATION_WORDS[word.lower()] for word in words}
@@ -230,7 +230,7 @@ def _word_in_name(file: str) -> tuple[Kind, str] | None:
 
 
 def _refuse(file: str, unknown: str, notes: Notes) -> None:
-    named = _word_in_name(file)
+    named = word_in_name(file)
     # The pattern has the word as the name spells it: patterns heed the case.
     example = f"'{named[0]}=*{named[1]}*'" if named else "'science=PATTERN'"
     told = f"{unknown} is no kind" if unknown else "neither keywords nor names tell the kind"
@@ -249,7 +249,7 @@ def _doubts(file: str, said: _Said, exposure_s: float | None) -> Iterator[str]:
         yield f"taken as {kind} from {reason} alone; confirm or correct it {confirm}"
     if kind is Kind.BIAS and (exposure_s or 0) > _LONGEST_BIAS_S:
         yield f"taken as bias ({reason}), but exposed for {exposure_s:g} s"
-    named = _word_in_name(file)
+    named = word_in_name(file)
     if named is not None and named[0] is not kind and not reason.startswith("file name"):
         yield (
             f"taken as {kind}, but the file name says {named[0]}; if the name is right, say "

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import MappingProxyType
+from typing import NamedTuple
 
-from flatcal.frame import Caveat, Frame, Geometry, Kind
+from flatcal.frame import Caveat, Frame, Geometry, Kind, Setup
 from flatcal.recipe import DarkSettings
 from flatcal.section import parse_section
 from flatcal.stored import StoredMaster
@@ -19,6 +20,8 @@ _ROUNDING = 1e-9
 NOTABLE_TEMPERATURE_C = 3.0
 # From this many frames on, a cosmic ray in one of them can be rejected.
 ENOUGH_TO_REJECT = 3
+# So many candidates are named in a refusal; the story of a frame has all.
+_NAMED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,8 +253,8 @@ def choose_dark(
             caveats += (Caveat("dark-exposure", f"{text}, by your dark.tolerance_s"),)
         return DarkChoice(nearest, 1.0, False, reason, caveats)
     scalable = _scalable(exposure, fitting, bias, settings, nonlinear)
-    if isinstance(scalable, str):
-        return _exposure_refusal(frame, nearest, settings, scalable)
+    if isinstance(scalable, _Unscalable):
+        return _exposure_refusal(frame, nearest, groups, settings, scalable)
     return _scaled(frame, scalable)
 
 
@@ -269,16 +272,24 @@ def _nearest(fitting: Sequence[Group], exposure: float, settings: DarkSettings) 
     return min(fitting, key=distance)
 
 
+class _Unscalable(NamedTuple):
+    """Why no dark may be scaled to an exposure time, and the remedy."""
+
+    why: str
+    remedy: str
+
+
 def _scalable(
     exposure: float,
     fitting: Sequence[Group],
     bias: Group | None,
     settings: DarkSettings,
     nonlinear: Mapping[int, str],
-) -> list[Group] | str:
+) -> list[Group] | _Unscalable:
     """The darks that may be scaled to an exposure time, or why there is none and the remedy."""
+    take = f"take darks of {exposure:g} s"
     if settings.scale == "never":
-        return f"dark.scale is never; take darks of {exposure:g} s, set dark.scale = 'auto'"
+        return _Unscalable("dark.scale is never", f"{take}, or set dark.scale = 'auto'")
     # The bias goes off the frame and off the dark: it must fit both, or be gone from the dark.
     without_bias = [
         group
@@ -292,20 +303,18 @@ def _scalable(
     ]
     if not without_bias:
         why = "no bias frames fit, so its bias cannot be taken out"
-        return f"{why}; take bias frames or darks of {exposure:g} s"
+        return _Unscalable(why, f"take bias frames or darks of {exposure:g} s")
     if settings.scale != "always":
         figures = [nonlinear[id(group)] for group in without_bias if id(group) in nonlinear]
         without_bias = [group for group in without_bias if id(group) not in nonlinear]
         if not without_bias:
-            return (
-                f"the dark current of this camera does not grow with time: {figures[0]}; take "
-                f"darks of {exposure:g} s, set dark.scale = 'always'"
-            )
+            why = f"the dark current of this camera does not grow with time: {figures[0]}"
+            return _Unscalable(why, f"{take}, or set dark.scale = 'always'")
     longer = [group for group in without_bias if group.exposure_time_s >= exposure]
     if not longer and not settings.scale_up:
-        return f"it is shorter; take darks of {exposure:g} s or longer, set dark.scale_up = true"
+        return _Unscalable("it is shorter", f"{take} or longer, or set dark.scale_up = true")
     shorter = [group for group in without_bias if group.exposure_time_s > 0]
-    return longer or shorter or f"it holds no current; take darks of {exposure:g} s"
+    return longer or shorter or _Unscalable("it holds no current", take)
 
 
 def _scaled(frame: Frame, candidates: Sequence[Group]) -> DarkChoice:
@@ -319,7 +328,7 @@ def _scaled(frame: Frame, candidates: Sequence[Group]) -> DarkChoice:
         caveats += (Caveat("dark-exposure", text),)
     reason = (
         f"no dark of {exposure:g} s; the dark of {dark.exposure_time_s:g} s "
-        f"({dark.n_frames} frames) is scaled by {scale:.4g}"
+        f"({_count(dark)}) is scaled by {scale:.4g}"
     )
     return DarkChoice(dark, scale, True, reason, caveats)
 
@@ -351,8 +360,7 @@ def explain_darks(
             verdict = "taken"
         else:
             verdict = _refusal(frame, group, settings) or _second_best(exposure, group, taken)
-        n = group.n_frames
-        made_of = f"{n} frame{'s' if n > 1 else ''}, {_celsius(group.first)}"
+        made_of = f"{_count(group)}, {_celsius(group.first)}"
         if group.stored is not None:
             made_of += f", library {group.stored.id} of {group.stored.date_first[:10] or 'no date'}"
         lines.append(f"dark of {group.exposure_time_s:g} s ({made_of}): {verdict}")
@@ -368,16 +376,15 @@ def _second_best(exposure: float, group: Group, taken: DarkChoice | None) -> str
         return f"{difference}, the one taken is nearer"
     if group.exposure_time_s < exposure:
         return "shorter than the frame"
-    if group.n_frames < ENOUGH_TO_REJECT:
+    if group.n_frames < ENOUGH_TO_REJECT <= taken.dark.n_frames:
         return f"fewer than {ENOUGH_TO_REJECT} frames, so that no cosmic ray in it is rejected"
     return "shorter than the one taken, so that it brings more noise"
 
 
 def _dark_caveats(frame: Frame, dark: Group) -> tuple[Caveat, ...]:
     caveats: tuple[Caveat, ...] = ()
-    n = dark.n_frames
-    if n < ENOUGH_TO_REJECT:
-        text = f"dark of {dark.exposure_time_s:g} s has {n} frame{'s' if n > 1 else ''}"
+    if dark.n_frames < ENOUGH_TO_REJECT:
+        text = f"dark of {dark.exposure_time_s:g} s has {_count(dark)}"
         caveats += (Caveat("single-dark", f"{text}; cosmic rays in it are not rejected"),)
     here, there = frame.sensor_temperature_c, dark.first.sensor_temperature_c
     known = frame.set_temperature_c is None and here is not None and there is not None
@@ -391,17 +398,31 @@ def _dark_caveats(frame: Frame, dark: Group) -> tuple[Caveat, ...]:
 def _refusal(frame: Frame, dark: Group, settings: DarkSettings) -> str | None:
     """Why a dark can not serve a frame at all, whatever its exposure time."""
     other = dark.first
-    assert frame.setup is not None
-    assert other.setup is not None
-    for name in ("camera", "shape", "binning", "readout_mode", "gain_setting", "unit"):
-        mine, its = getattr(frame.setup, name), getattr(other.setup, name)
-        if mine != its:
-            return f"{name.replace('_', ' ')} {its} is not {mine}"
-    if _sections(frame) != _sections(other):
-        return "other sections are kept"
+    if difference := describe_difference(frame, other):
+        return difference
     if not same_temperature(frame, other, settings.temperature_tolerance_c):
         return f"set to {_celsius(other)}, not {_celsius(frame)}"
     return None
+
+
+def describe_difference(frame: Frame, other: Frame) -> str:
+    """The first thing that `same_setup` finds to differ in another frame; empty for nothing."""
+    for field in fields(Setup):
+        mine, its = getattr(frame.setup, field.name), getattr(other.setup, field.name)
+        if mine != its:
+            name = field.name.removesuffix("_adu").replace("_", " ")
+            return f"{name} {_value(its)} is not {_value(mine)}"
+    return "" if _sections(frame) == _sections(other) else "other sections are kept"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, tuple):
+        return " x ".join(map(str, value))
+    return (f"{value:g}" if isinstance(value, float) else str(value)) or "unknown"
+
+
+def _count(group: Group) -> str:
+    return f"{group.n_frames} frame{'s' if group.n_frames > 1 else ''}"
 
 
 def _celsius(frame: Frame) -> str:
@@ -412,22 +433,45 @@ def _celsius(frame: Frame) -> str:
 def _no_candidate(frame: Frame, groups: Sequence[Group], settings: DarkSettings) -> str:
     if not groups:
         return "there are no darks; take some, or set dark.required = false"
-    by_distance = sorted(groups, key=lambda group: abs(group.exposure_time_s - exposure_of(frame)))
-    refused = "; ".join(
-        f"{group.exposure_time_s:g} s ({_refusal(frame, group, settings)})"
-        for group in by_distance[:4]
+    # Where only the temperature is wrong, that is what to take darks at.
+    is_cold = frame.set_temperature_c is not None
+    near = any(not describe_difference(frame, group.first) for group in groups)
+    where = f"set to {_celsius(frame)}" if near and is_cold else "with the set-up of this frame"
+    return (
+        f"no dark fits; nearest: {_candidates(frame, groups, settings)}; take darks {where}, or "
+        "set dark.required = false"
     )
-    return f"no dark fits; nearest: {refused}"
 
 
-def _exposure_refusal(frame: Frame, nearest: Group, settings: DarkSettings, why: str) -> Caveat:
+def _candidates(frame: Frame, groups: Sequence[Group], settings: DarkSettings) -> str:
+    """The darks nearest in exposure time, each with what is against it."""
+    exposure = exposure_of(frame)
+    by_distance = sorted(groups, key=lambda group: abs(group.exposure_time_s - exposure))
+    named = [
+        f"{group.exposure_time_s:g} s ("
+        f"{_refusal(frame, group, settings) or f'{abs(group.exposure_time_s - exposure):g} s off'})"
+        for group in by_distance[:_NAMED]
+    ]
+    more = len(groups) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more else "")
+
+
+def _exposure_refusal(
+    frame: Frame,
+    nearest: Group,
+    groups: Sequence[Group],
+    settings: DarkSettings,
+    unscalable: _Unscalable,
+) -> Caveat:
     exposure = exposure_of(frame)
     difference = abs(nearest.exposure_time_s - exposure)
+    others = [group for group in groups if group is not nearest]
+    nor = f"; nor do others serve: {_candidates(frame, others, settings)}" if others else ""
     # A tolerance for a dark of quite another length would be no remedy.
     wider = ", or set dark.tolerance_s" if difference <= 0.1 * exposure else ""
     return Caveat(
         "dark-exposure",
         f"dark exposure {nearest.exposure_time_s:g} s is {difference:g} s from the "
         f"{frame.kind}'s {exposure:g} s (tolerance {settings.tolerance_s:g} s) and is not scaled "
-        f"because {why}{wider}",
+        f"because {unscalable.why}{nor}; {unscalable.remedy}{wider}",
     )

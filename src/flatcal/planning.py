@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 from flatcal.camera import find_profile_by_name
 from flatcal.frame import Caveat, Frame, Kind, Setup
 from flatcal.index import find_frames
+from flatcal.kinds import word_in_name
 from flatcal.linearity import find_nonlinear
 from flatcal.matching import (
     ENOUGH_TO_REJECT,
@@ -20,6 +21,7 @@ from flatcal.matching import (
     choose_bias,
     choose_dark,
     choose_flat,
+    describe_difference,
     explain_darks,
     group_bias,
     group_darks,
@@ -46,7 +48,11 @@ class Shelf(Protocol):
 
 
 def build_plan(
-    raw: str | Path, config: Config | None = None, *, library: Shelf | None = None
+    raw: str | Path,
+    config: Config | None = None,
+    *,
+    library: Shelf | None = None,
+    jobs: int | None = None,
 ) -> Plan:
     """Plan the calibration of a folder of raw frames.
 
@@ -58,6 +64,8 @@ def build_plan(
         Settings; the defaults when left out.
     library : Library, optional
         Gives masters of other nights where the folder has none that fit.
+    jobs : int, optional
+        Threads that look at pixels; one for each core when left out.
 
     Returns
     -------
@@ -72,7 +80,7 @@ def build_plan(
     config = config or Config()
     root = Path(raw)
     frames = find_frames(root, config)
-    looks = look_at(root, frames, os.cpu_count() or 1)
+    looks = look_at(root, frames, jobs or os.cpu_count() or 1)
     frames = apply_overscan(frames, looks, config.camera)
     frames = second_look(frames, looks, config.dark)
     return plan_frames(root, frames, config, library, looks)
@@ -233,6 +241,8 @@ class _Planner:
     def _bias_step(self, frame: Frame, reason: str) -> list[Step]:
         bias = self._bias(frame)
         assert bias is not None
+        others = [group for group in self._stored(Kind.BIAS, frame) if group is not bias]
+        reason += _origin(bias, choose_bias(frame, others, self.config.dark))
         return [Step(name="subtract_bias", master=self.names[id(bias)], reason=reason)]
 
     # -- the parts of the plan ---------------------------------------------------------
@@ -268,7 +278,7 @@ class _Planner:
                 **_identity(group.first),
                 exposure_time_s=group.exposure_time_s,
                 filter=group.first.filter if group.kind is Kind.FLAT else "",
-                reason=f"from the library: {_common(group)}, {group.first.date[:10] or 'no date'}",
+                reason=f"from the library: {_common(group)}, {_day(group)}",
                 stored=group.stored,
             )
             for name, group in named.items()
@@ -332,12 +342,12 @@ class _Planner:
             caveats = (Caveat("no-dark", "calibrated without a dark, as asked"),)
         caveats += self._few_frames(frame, self.flat_groups)
         if frame.kind is Kind.SCIENCE:
-            flat = choose_flat(frame, self.flat_groups) or choose_flat(
-                frame, self._stored(Kind.FLAT, frame)
-            )
+            stored = self._stored(Kind.FLAT, frame)
+            flat = choose_flat(frame, self.flat_groups) or choose_flat(frame, stored)
             if flat is not None:
                 name = self.names[id(flat)]
-                reason = f"flats in filter {frame.filter or 'none'}"
+                next_best = choose_flat(frame, [group for group in stored if group is not flat])
+                reason = f"flats in filter {frame.filter or 'none'}{_origin(flat, next_best)}"
                 steps += (Step(name="flat_correct", master=name, reason=reason),)
             elif self.config.science.flat_required:
                 return self._refuse_without_flat(frame)
@@ -359,11 +369,20 @@ class _Planner:
         return ()
 
     def _refuse_without_flat(self, frame: Frame) -> FramePlan:
-        name = frame.filter or "none"
-        there = sorted({group.first.filter or "none" for group in self.flat_groups})
-        told = f"no flat in filter {name} (there are: {', '.join(there) or 'no flats'}); take flats"
-        if any(flat.filter == frame.filter for flat in _of(Kind.FLAT, self.frames)):
-            told = f"no flat in filter {name} that fits and is not refused itself; see the flats"
+        told = f"no flat in filter {frame.filter or 'none'}"
+        there = sorted({group.first.filter or "one without name" for group in self.flat_groups})
+        alike = [g.first for g in self.flat_groups if g.first.filter == frame.filter]
+        named = word_in_name(frame.file)
+        if alike:
+            told += f" that fits ({describe_difference(frame, alike[0])}); take flats"
+        elif any(flat.filter == frame.filter for flat in _of(Kind.FLAT, self.frames)):
+            told += " that is not refused itself; see the flats"
+        elif named is not None and named[0] is Kind.FLAT:
+            told += f"; if this is a flat, as its name says, say --kind 'flat=*{named[1]}*'"
+        elif there:
+            told += f" (there are: {', '.join(there)}); take flats"
+        else:
+            told += " (there are no flats); take flats"
         error = Caveat("no-flat", f"{told}, or set science.flat_required = false")
         return _frame_plan(frame, "refuse", errors=(error,), reason=error.text)
 
@@ -388,7 +407,6 @@ def _common(group: Group) -> str:
 def _of_several(choice: DarkChoice, stored: Sequence[Group]) -> DarkChoice:
     """A dark of the library, with the next in date of the same exposure time named as well."""
     taken = choice.dark
-    reason = f"{choice.reason}; from the library, of {taken.first.date[:10] or 'no date'}"
     alike = [
         group
         for group in stored
@@ -396,9 +414,24 @@ def _of_several(choice: DarkChoice, stored: Sequence[Group]) -> DarkChoice:
         and group.exposure_time_s == taken.exposure_time_s
         and group.first.set_temperature_c == taken.first.set_temperature_c
     ]
-    if alike:
-        reason += f", nearer in date than that of {alike[0].first.date[:10] or 'no date'}"
-    return replace(choice, reason=reason)
+    return replace(choice, reason=choice.reason + _origin(taken, alike[0] if alike else None))
+
+
+def _origin(taken: Group, next_best: Group | None) -> str:
+    """That a master is of the library, with the one that would have been next."""
+    if taken.stored is None:
+        return ""
+    origin = f"; from the library, of {_day(taken)}"
+    if next_best is None or next_best.stored is None:
+        return origin
+    than = f"that of {_day(next_best)} (library {next_best.stored.id})"
+    if _day(next_best) == _day(taken):
+        return f"{origin}, rather than {than}"
+    return f"{origin}, nearer in date than {than}"
+
+
+def _day(group: Group) -> str:
+    return group.first.date[:10] or "no date"
 
 
 def _stored_name(stored: StoredMaster) -> str:
@@ -438,6 +471,7 @@ def _details(frame: Frame) -> list[str]:
         slug(frame.setup.camera),
         slug(frame.setup.readout_mode),
         slug(frame.setup.gain_setting),
+        f"pedestal{frame.setup.pedestal_adu:g}",
     ]
 
 

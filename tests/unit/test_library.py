@@ -188,6 +188,25 @@ def test_masters_of_a_run_are_kept_and_found_for_its_frames(library, put_frame, 
     assert (dark.lost_bias, dark.bias_recipe) == (True, bias.recipe)
 
 
+@pytest.mark.parametrize(
+    "image", [b"INSTRUME= 'Kam\xe9ra'", b"INSTRUME= 'Kam\tra'", b"INSTRUME= 'Kam\xc3\xa9\\ra'"]
+)
+def test_a_camera_whose_name_is_not_ascii_finds_its_masters(library, put_frame, tmp_path, image):
+    for number in range(3):
+        cards = {"BUNIT": "adu", "PEDESTAL": -100}
+        path = put_frame(tmp_path / f"raw/{number}.fits", "BIAS", 0.0, INSTRUME="name", **cards)
+        content = path.read_bytes()
+        place = content.index(b"INSTRUME")
+        path.write_bytes(content[:place] + image.ljust(80) + content[place + 80 :])
+    plan = build_plan(tmp_path / "raw", Config())
+    run_plan(plan, tmp_path / "out", jobs=1)
+    master = library.add(tmp_path / "out/masters/master_bias.fits")
+    (frame, *_) = find_frames(tmp_path / "raw", Config())
+    assert "Kam?" in frame.setup.camera
+    assert frame.setup.pedestal_adu == -100
+    assert library.candidates(Kind.BIAS, frame.setup, "") == [master]
+
+
 # -- files -------------------------------------------------------------------------------
 
 
@@ -353,6 +372,7 @@ def test_candidates_agree_in_the_whole_setup(library, put):
         {"readout_mode": ""},
         {"gain_setting": "low"},
         {"unit": "electron"},
+        {"pedestal_adu": -100.0},
     ):
         assert library.candidates(Kind.BIAS, replace(SETUP, **other), START) == []
 
@@ -492,13 +512,18 @@ def test_files_that_are_no_library(tmp_path):
     assert "cannot be made" in refusal(open_library, text / "masters.sqlite")
 
 
-def test_a_library_of_a_newer_flatcal_is_refused(library, tmp_path):
+@pytest.mark.parametrize(
+    ("version", "words"),
+    [(3, ("a newer flatcal", "update flatcal")), (1, ("an older flatcal", "to a new library"))],
+)
+def test_a_library_of_another_flatcal_is_refused(library, tmp_path, version, words):
     connection = sqlite3.connect(tmp_path / "lib/masters.sqlite")
-    connection.execute("UPDATE flatcal_library SET schema_version = 2")
+    connection.execute(f"UPDATE flatcal_library SET schema_version = {version}")
     connection.commit()
     connection.close()
     line = refusal(open_library, tmp_path / "lib/masters.sqlite")
-    assert "version 2 of its tables, this flatcal knows 1" in line
+    assert f"version {version} of its tables, this flatcal knows 2" in line
+    assert all(word in line for word in words)
 
 
 def test_a_library_in_a_file_has_its_folder_beside_it(tmp_path):

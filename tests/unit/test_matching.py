@@ -10,6 +10,7 @@ from flatcal.matching import (
     choose_bias,
     choose_dark,
     choose_flat,
+    explain_darks,
     group_bias,
     group_darks,
     group_flats,
@@ -138,9 +139,28 @@ def test_a_single_dark_that_is_not_scaled_has_the_caveat_too():
 def test_without_a_bias_nothing_is_scaled_and_the_refusal_says_all():
     refusal = choose(flat(23.0), darks(90.0, 300.0), [])
     assert refusal.slug == "dark-exposure"
-    for word in ("90 s", "23 s", "67 s", "tolerance 0.5 s", "no bias", "darks of 23 s"):
+    for word in ("90 s", "23 s", "67 s", "tolerance 0.5 s", "no bias", "darks of 23 s", "300 s"):
         assert word in refusal.text
     assert "dark.tolerance_s" not in refusal.text  # 67 s is beyond any tolerance
+
+
+def test_a_refusal_lists_the_nearest_candidates_and_what_is_against_each():
+    others = [*darks(30.0), *darks(25.0, temperature=-5.0), *darks(60.0, 90.0, 120.0)]
+    text = choose(flat(23.0), others, []).text
+    assert "dark exposure 30 s is 7 s from the flat's 23 s" in text
+    told = "nor do others serve: 25 s (set to -5 C, not -10 C), 60 s (37 s off), 90 s (67 s off), "
+    assert f"{told}120 s (97 s off); take bias frames or darks of 23 s" in text
+
+
+def test_where_all_darks_have_few_frames_the_shorter_are_not_refused_for_that():
+    target, groups = flat(23.0), group_darks(darks(30.0, 300.0, n=1), DEFAULTS)
+    choice = choose(target, darks(30.0, 300.0, n=1))
+    taken = next(group for group in groups if group.exposure_time_s == 300.0)
+    shorter, longest = explain_darks(target, groups, replace(choice, dark=taken), DEFAULTS)
+    assert shorter == (
+        "dark of 30 s (1 frame, -10 C): shorter than the one taken, so that it brings more noise"
+    )
+    assert longest.endswith(": taken")
 
 
 def test_a_wider_tolerance_is_offered_for_a_small_difference():
@@ -209,11 +229,13 @@ def test_no_darks_at_all():
     ("difference", "words"),
     [
         ({"camera": "other"}, ("camera other is not camera",)),
-        ({"shape": (50, 60)}, ("shape (50, 60)", "(100, 120)")),
-        ({"binning": (2, 2)}, ("binning (2, 2)", "(1, 1)")),
+        ({"shape": (50, 60)}, ("shape 50 x 60 is not 100 x 120",)),
+        ({"binning": (2, 2)}, ("binning 2 x 2 is not 1 x 1",)),
         ({"readout_mode": "fast"}, ("readout mode fast",)),
         ({"gain_setting": "4"}, ("gain setting 4",)),
+        ({"gain_setting": "4"}, ("gain setting 4 is not unknown",)),
         ({"unit": "electron"}, ("unit electron is not adu",)),
+        ({"pedestal_adu": -100.0}, ("pedestal -100 is not 0",)),
         ({"temperature": -5.0}, ("set to -5 C, not -10 C",)),
         ({"temperature": None}, ("no temperature", "-10 C")),
         ({"geometry": Geometry((slice(0, 50), slice(0, 120)), None, "median", "")}, ("section",)),
@@ -231,6 +253,7 @@ def test_a_refusal_names_each_candidate_with_its_own_reason():
     candidates = [*darks(60.0, temperature=-5.0), *darks(90.0, binning=(2, 2))]
     text = choose(flat(60.0), candidates).text
     assert "60 s (set to -5 C, not -10 C)" in text
+    assert text.endswith("; take darks set to -10 C, or set dark.required = false")
     assert "90 s (binning" in text
     assert text.index("60 s (") < text.index("90 s (")
 
@@ -299,7 +322,13 @@ def test_the_exposure_time_of_a_group_is_the_mean():
 
 @pytest.mark.parametrize(
     "difference",
-    [{"temperature": -5.0}, {"binning": (2, 2)}, {"camera": "other"}, {"gain_setting": "4"}],
+    [
+        {"temperature": -5.0},
+        {"binning": (2, 2)},
+        {"camera": "other"},
+        {"gain_setting": "4"},
+        {"pedestal_adu": -100.0},
+    ],
 )
 @pytest.mark.parametrize("kind", ["bias", "dark"])
 def test_frames_of_another_kind_are_a_group_apart(kind, difference):

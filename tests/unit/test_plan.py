@@ -363,7 +363,7 @@ def test_two_sizes_in_a_folder_are_kept_apart(night):
     assert error_slugs(made) == {"no-dark": 1}
     (refused,) = made.refused
     assert refused.shape == (5, 6)
-    assert "shape (10, 12) is not (5, 6)" in refused.errors[0].text
+    assert "shape 10 x 12 is not 5 x 6" in refused.errors[0].text
 
 
 def test_frames_with_overscans_of_their_own_are_not_treated_by_that_of_others(night, tmp_path):
@@ -518,31 +518,109 @@ def test_scaling_can_be_asked_for_all_the_same(lit_night):
 
 
 class Shelf:
-    """Two darks of 20 s in a library, the nearer in date first."""
+    """Two masters of each kind in a library, the nearer in date first."""
+
+    def __init__(self, *kinds, lost_bias=False):
+        self.kinds = kinds
+        self.lost_bias = lost_bias
 
     def candidates(self, kind, setup, date):
-        if kind != "dark":
+        if kind not in self.kinds:
             return []
+        place = {"dark": 0, "bias": 10, "flat": 20}[kind]
         common = {
             "kind": kind, "sha256": "", "recipe": "", "setup": setup, "trim_section": "",
-            "overscan": False, "exposure_time_s": 20.0, "set_temperature_c": None, "filter": "",
-            "lost_bias": False, "bias_recipe": "", "n_frames": 9, "date_last": "",
+            "overscan": False, "exposure_time_s": 20.0, "set_temperature_c": None, "filter": "r",
+            "lost_bias": self.lost_bias, "bias_recipe": "", "n_frames": 9, "date_last": "",
             "valid_from": "", "valid_to": "", "added": "", "status": "good", "note": "",
             "flatcal_version": "",
         }  # fmt: skip
         return [
-            StoredMaster(id=7, path="/l/7.fits", date_first="2024-05-01", **common),
-            StoredMaster(id=3, path="/l/3.fits", date_first="2024-01-01", **common),
+            StoredMaster(id=place + 7, path="7.fits", date_first="2024-05-01", **common),
+            StoredMaster(id=place + 3, path="3.fits", date_first="2024-01-01", **common),
         ]
+
+
+NEAREST = "from the library, of 2024-05-01, nearer in date than that of 2024-01-01 (library {})"
 
 
 def test_of_several_masters_of_the_library_the_nearest_in_date_is_taken(night, tmp_path):
     write, plan = night
     write("FLAT", 3, 20.0, FILTER="r")
-    made = build_plan(tmp_path / "raw", plan().config, library=Shelf())
+    made = build_plan(tmp_path / "raw", plan().config, library=Shelf("dark"))
     for flat in by_kind(made, "flat"):
         assert steps(flat) == ["library_7_dark_20s"]
-        assert "of 2024-05-01, nearer in date than that of 2024-01-01" in flat.steps[0].reason
+        assert NEAREST.format(3) in flat.steps[0].reason
         assert len(flat.considered) == 2
     assert made.master("library_7_dark_20s").stored.id == 7
     assert plan().refused
+
+
+def test_of_bias_dark_and_flat_of_the_library_the_next_in_date_is_named_too(night, tmp_path):
+    write, plan = night
+    write("LIGHT", 1, 5.0, FILTER="r")
+    shelf = Shelf("bias", "dark", "flat", lost_bias=True)
+    (frame,) = by_kind(build_plan(tmp_path / "raw", plan().config, library=shelf), "science")
+    assert steps(frame) == ["library_17_bias", "library_7_dark_20s", "library_27_flat_r"]
+    for step, number in zip(frame.steps, (13, 3, 23), strict=True):
+        assert step.reason.endswith(NEAREST.format(number))
+
+
+def test_masters_of_the_night_are_not_said_to_come_from_a_library(night, tmp_path):
+    write, plan = night
+    write("BIAS", 3)
+    write("DARK", 3, 60.0)
+    write("LIGHT", 1, 60.0, FILTER="r")
+    shelf = Shelf("bias", "dark", "flat")
+    (frame,) = by_kind(build_plan(tmp_path / "raw", plan().config, library=shelf), "science")
+    assert steps(frame) == ["master_dark_60s", "library_27_flat_r"]
+    assert "library" not in frame.steps[0].reason
+
+
+# -- what software has added -------------------------------------------------------------
+
+
+def test_frames_of_different_pedestals_do_not_serve_one_another(night):
+    """MaxIm DL adds 100 ADU to some; their darks would leave that in the others."""
+    write, plan = night
+    for pedestal in (0, -100):
+        write("BIAS", 3, PEDESTAL=pedestal)
+        write("DARK", 3, 60.0, PEDESTAL=pedestal)
+    write("FLAT", 3, 10.0, PEDESTAL=-100, FILTER="r")
+    write("LIGHT", 1, 60.0, PEDESTAL=-100, FILTER="r")
+    made = plan()
+    assert made.refused == ()
+    for frame in (*by_kind(made, "flat"), *by_kind(made, "science")):
+        assert steps(frame)[:2] == ["master_bias_pedestal-100", "master_dark_60s_pedestal-100"]
+    assert made.master("master_dark_60s_pedestal-100").inputs == (
+        "n009.fits",
+        "n010.fits",
+        "n011.fits",
+    )
+
+
+def test_a_dark_without_the_pedestal_of_the_frame_is_refused_with_both(night):
+    write, plan = night
+    write("BIAS", 3)
+    write("DARK", 3, 60.0)
+    write("FLAT", 1, 60.0, PEDESTAL=-100)
+    (refused,) = plan().refused
+    assert "60 s (pedestal 0 is not -100)" in refused.errors[0].text
+
+
+def test_flats_that_do_not_fit_for_their_set_up_are_not_said_to_be_missing(night):
+    write, plan = night
+    for gain in (1, 4):
+        write("DARK", 3, 10.0, GAIN=gain)
+    write("FLAT", 3, 10.0, FILTER="r", GAIN=1)
+    write("LIGHT", 1, 10.0, FILTER="r", GAIN=4)
+    (refused,) = plan().refused
+    assert "no flat in filter r that fits (gain setting 1 is not 4)" in refused.errors[0].text
+
+
+def test_a_frame_whose_name_says_flat_is_not_told_to_take_flats(tmp_path, put_frame):
+    for i in range(3):
+        put_frame(tmp_path / f"d{i}.fits", "DARK", 10.0)
+    put_frame(tmp_path / "Flat-1.fits", "LIGHT", 10.0, FILTER="r")
+    (refused,) = build_plan(tmp_path).refused
+    assert "if this is a flat, as its name says, say --kind 'flat=*Flat*'" in refused.errors[0].text

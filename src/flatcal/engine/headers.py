@@ -150,6 +150,8 @@ def _identity_cards(master: MasterPlan, bias_recipe: str) -> fits.Header:
     header["FCRDMODE"] = (ascii_text(setup.readout_mode), "read-out mode")
     header["FCGAINST"] = (ascii_text(setup.gain_setting), "gain setting")
     header["FCUNIT"] = (setup.unit, "unit of the raw values")
+    if setup.pedestal_adu:
+        header["FCPEDEST"] = (setup.pedestal_adu, "[adu] PEDESTAL of the raw frames")
     if master.set_temperature_c is not None:
         header["FCSETTMP"] = (master.set_temperature_c, "[C] set temperature")
     if master.kind is Kind.DARK:

@@ -104,7 +104,7 @@ class Database:
         Raises
         ------
         FlatcalError
-            When a newer flatcal made the library, or another program the file (library).
+            When another version of flatcal made the library, or another program the file (library).
         """
         with self.reading() as connection:
             return self._read_store(connection)
@@ -119,11 +119,14 @@ class Database:
                 )
             return None
         version = connection.execute(select(ABOUT.c.schema_version)).scalar_one()
-        if version > SCHEMA_VERSION:
+        if version != SCHEMA_VERSION:
+            age, remedy = "a newer", "update flatcal"
+            if version < SCHEMA_VERSION:
+                age, remedy = "an older", "add the masters in its folder of files to a new library"
             raise FlatcalError(
                 "library",
-                f"the library {self.shown} was made by a newer flatcal (version {version} of its "
-                f"tables, this flatcal knows {SCHEMA_VERSION}); update flatcal",
+                f"the library {self.shown} was made by {age} flatcal (version {version} of its "
+                f"tables, this flatcal knows {SCHEMA_VERSION}); {remedy}",
             )
         return str(connection.execute(select(ABOUT.c.store)).scalar_one())
 

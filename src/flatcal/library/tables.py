@@ -26,7 +26,7 @@ from flatcal.frame import Kind, Setup
 from flatcal.stored import MasterStatus, StoredMaster
 
 # Raised by every change after which an older flatcal would misread a library.
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 METADATA: Final = MetaData()
 
@@ -76,6 +76,7 @@ MASTERS: Final = Table(
     _fact("readout_mode", Text),
     _fact("gain_setting", Text),
     _fact("unit", Text),
+    _fact("pedestal_adu", Double),
     _fact("trim_section", Text),
     _fact("overscan", Boolean),
     _fact("exposure_time_s", Double),
@@ -107,6 +108,7 @@ SETUP_COLUMNS: Final = (
     "readout_mode",
     "gain_setting",
     "unit",
+    "pedestal_adu",
 )
 
 
@@ -125,6 +127,7 @@ def stored_master(row: Row[Any], store: Path) -> StoredMaster:
             row.readout_mode,
             row.gain_setting,
             row.unit,
+            row.pedestal_adu,
         ),
         trim_section=row.trim_section,
         overscan=row.overscan,
