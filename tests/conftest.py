@@ -55,7 +55,7 @@ def _own_cache(tmp_path_factory):
 @pytest.fixture
 def all_settled(monkeypatch):
     """As if the files of the test had not changed for long, so that they are remembered."""
-    monkeypatch.setattr("flatcal.header_cache.SETTLED_NS", -(2**62))
+    monkeypatch.setattr("flatcal.user_cache.SETTLED_NS", -(2**62))
 
 
 @pytest.fixture(scope="session")

@@ -19,9 +19,8 @@ from operator import is_
 from typing import Any, Final
 
 from flatcal.cards import HeaderBlock, HeaderCards, Value
+from flatcal.user_cache import Stamp
 
-# Size, times of change of content and of anything in nanoseconds, inode.
-Stamp = tuple[int, int, int, int]
 # Where the data lie, as in `flatcal.headers.HduInfo`.
 Place = tuple[int, int, int, bool, bool]
 Unit = tuple[HeaderCards, Place]

@@ -14,6 +14,7 @@ from flatcal.frame import Caveat, Frame, Kind, Setup
 from flatcal.index import find_frames
 from flatcal.kinds import word_in_name
 from flatcal.linearity import find_nonlinear
+from flatcal.look_cache import remembered_looks
 from flatcal.matching import (
     ENOUGH_TO_REJECT,
     DarkChoice,
@@ -36,7 +37,7 @@ from flatcal.second_look import second_look
 from flatcal.second_look.seen import see
 from flatcal.section import format_section
 from flatcal.stored import StoredMaster
-from flatcal.survey import Look, look_at
+from flatcal.survey import Look
 
 
 class Shelf(Protocol):
@@ -80,7 +81,7 @@ def build_plan(
     config = config or Config()
     root = Path(raw)
     frames = find_frames(root, config)
-    looks = look_at(root, frames, jobs or os.cpu_count() or 1)
+    looks = remembered_looks(root, frames, jobs or os.cpu_count() or 1)
     frames = apply_overscan(frames, looks, config.camera)
     frames = second_look(frames, looks, config.dark)
     return plan_frames(root, frames, config, library, looks)

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_headers import CARDS, ODD_CARDS, as_header, is_end
 
-from flatcal import header_cache
+from flatcal import header_cache, user_cache
 from flatcal.cards import HeaderCards
 from flatcal.collection import ImageFileCollection
 from flatcal.errors import FrameError
@@ -168,8 +168,8 @@ def test_unchanged_folder_opens_no_file(raw, opened):
 
 def test_unchanged_folder_opens_no_file_in_another_process(raw):
     script = (
-        "import sys; from flatcal import ImageFileCollection, header_cache\n"
-        "header_cache.SETTLED_NS = 0\n"
+        "import sys; from flatcal import ImageFileCollection, user_cache\n"
+        "user_cache.SETTLED_NS = 0\n"
         "opened = []\n"
         "sys.addaudithook(lambda event, arguments: event == 'open'\n"
         "    and str(arguments[0]).endswith('.fits') and opened.append(arguments[0]))\n"
@@ -276,14 +276,14 @@ def test_broken_file_is_looked_at_again(raw, opened):
 
 
 def test_file_that_has_just_changed_is_not_remembered(raw, opened, monkeypatch):
-    monkeypatch.setattr(header_cache, "SETTLED_NS", 2_000_000_000)
+    monkeypatch.setattr(user_cache, "SETTLED_NS", 2_000_000_000)
     os.utime(raw / "f1.fits", ns=(0, 0))  # its other time of change tells
     for _ in range(2):
         opened.clear()
         rows(raw)
         assert len(opened) == 6
     later = time.time_ns() + 3_000_000_000
-    monkeypatch.setattr(header_cache.time, "time_ns", lambda: later)
+    monkeypatch.setattr(user_cache.time, "time_ns", lambda: later)
     rows(raw)
     opened.clear()
     rows(raw)
@@ -334,7 +334,7 @@ def test_broken_cache_is_ignored_and_replaced(raw, cache, opened, damage, caplog
     assert only_file(cache).read_bytes() == content
 
 
-@pytest.mark.parametrize("version", ["flatcal.header_cache.__version__", "astropy.__version__"])
+@pytest.mark.parametrize("version", ["flatcal.user_cache.__version__", "astropy.__version__"])
 def test_headers_that_another_version_has_read_are_read_again(raw, opened, monkeypatch, version):
     rows(raw)
     monkeypatch.setattr(version, "0.0.1")
@@ -402,7 +402,7 @@ def test_two_at_once(raw, opened):
 
 
 def test_oldest_folders_are_dropped(tmp_path, put_frame, cache, monkeypatch, opened):
-    monkeypatch.setattr(header_cache, "MAX_FOLDERS", 5)
+    monkeypatch.setattr(user_cache, "MAX_FOLDERS", 5)
     folders = [tmp_path / str(number) for number in range(8)]
     for age, folder in enumerate(folders):
         put_frame(folder / "a.fits", "flat", 1.0)
@@ -414,7 +414,7 @@ def test_oldest_folders_are_dropped(tmp_path, put_frame, cache, monkeypatch, ope
     for folder in folders[3:]:
         rows(folder)
     assert opened == []
-    monkeypatch.setattr(header_cache, "MAX_BYTES", 2 * kept[0].stat().st_size)
+    monkeypatch.setattr(user_cache, "MAX_BYTES", 2 * kept[0].stat().st_size)
     rows(folders[0])
     assert opened == ["a.fits"]
     assert len(list((cache / "headers").iterdir())) == 2
@@ -435,12 +435,12 @@ def test_oldest_folders_are_dropped(tmp_path, put_frame, cache, monkeypatch, ope
 )
 def test_place_of_the_cache(monkeypatch, platform, variables, expected):
     monkeypatch.setattr(Path, "home", lambda: Path("home"))
-    monkeypatch.setattr(header_cache.sys, "platform", platform)
+    monkeypatch.setattr(user_cache.sys, "platform", platform)
     for name in ("XDG_CACHE_HOME", "LOCALAPPDATA", "FLATCAL_CACHE_DIR"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert header_cache._cache_folder() == Path(expected)
+    assert user_cache.cache_folder() == Path(expected)
 
 
 def test_user_without_a_home_has_no_cache(raw, monkeypatch, opened):
