@@ -48,9 +48,8 @@ def geometry_of(
         )
         return None
     try:
-        trim, trim_reason = _section(cards, shape, settings.trim_section, _TRIM_KEYS, notes)
-        rows = slice(0, shape[0]) if trim is None else trim[0]
-        overscan, reason = _overscan(cards, shape, settings.overscan_section, rows, notes)
+        trim, trim_reason = _trim(cards, shape, settings.trim_section, notes)
+        overscan, reason = _overscan(cards, shape, settings.overscan_section, trim, notes)
     except SectionError as error:
         notes.error("bad-section", error.text)
         return None
@@ -107,11 +106,34 @@ def _section(
     return None, "none in the header"
 
 
+def _trim(
+    cards: Cards, shape: tuple[int, int], setting: str | None, notes: Notes
+) -> tuple[Section | None, str]:
+    """What is kept, or None for the whole image, and who says so."""
+    trim, reason = _section(cards, shape, setting, _TRIM_KEYS, notes)
+    covered = _covered(cards, shape)
+    if trim is None and setting in (None, "header") and covered is not None:
+        rows, columns = covered
+        return (rows, slice(0, columns.start)), f"all but the columns of {_cover(cards)}"
+    return trim, reason
+
+
 def _overscan(
-    cards: Cards, shape: tuple[int, int], setting: str | None, rows: slice, notes: Notes
+    cards: Cards, shape: tuple[int, int], setting: str | None, trim: Section | None, notes: Notes
 ) -> tuple[Section | None, str]:
     """The overscan columns over the rows that are kept, or None, and who says so."""
+    rows = slice(0, shape[0]) if trim is None else trim[0]
     overscan, reason = _section(cards, shape, setting, _OVERSCAN_KEYS, notes)
+    covered = _covered(cards, shape)
+    if overscan is None and setting in (None, "header") and covered is not None:
+        if not _overlap(covered, trim, shape):
+            return (rows, covered[1]), _cover(cards)
+        kept = "the whole image" if trim is None else format_section(trim)
+        notes.caveat(
+            "overscan-unknown",
+            f"{_cover(cards)} is not used: of its columns some are kept ({kept}); set "
+            "camera.overscan_section and camera.trim_section",
+        )
     if overscan is None:
         return None, reason if setting == "none" else f"{reason}{_hint(cards, shape)}"
     have = overscan[0]
@@ -130,6 +152,19 @@ def _overscan(
     if have.start > rows.start or have.stop < rows.stop:
         notes.caveat("overscan-unknown", f"{told}; its columns are used over all of them")
     return (rows, overscan[1]), reason
+
+
+def _covered(cards: Cards, shape: tuple[int, int]) -> Section | None:
+    """The columns at the end of the rows that COVER, a card of Lick Observatory, counts."""
+    count = _count(cards.get("COVER"))
+    if not 0 < count < shape[1]:
+        return None
+    rows = slice(0, max(1, shape[0] - _count(cards.get("ROVER"))))
+    return rows, slice(shape[1] - count, shape[1])
+
+
+def _cover(cards: Cards) -> str:
+    return f"COVER = {cards['COVER']}"
 
 
 # -- columns that may be an overscan ----------------------------------------------------------

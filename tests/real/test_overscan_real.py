@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from flatcal import build_plan
 from flatcal.frame import Frame, Kind
 from flatcal.index import find_frames
 from flatcal.overscan import OverscanVerdict, apply_overscan, judge_overscan
@@ -113,6 +114,24 @@ def test_nickel_names_what_contradicts_the_settings_and_nothing_else(data_folder
     config = parse_config(toml, "test")
     night = see(data_folder / "nickel", config)
     assert doubts(night, config) == {(frame.file, slug) for frame in night[0] for slug in slugs}
+
+
+def test_nickel_without_profile_and_sections_has_the_overscan_that_cover_counts(
+    data_folder, tmp_path
+):
+    for number in (1001, 1002, 1003, 1035, 1036):
+        content = (data_folder / f"nickel/d{number}.fits").read_bytes()
+        content = content.replace(b"Nickel Direct Camera", b"Somebody's   Camera ")
+        content = content.replace(b"DATASEC =", b"NOSEC   =")
+        (tmp_path / f"d{number}.fits").write_bytes(content)
+    plan = build_plan(tmp_path, parse_config("[dark]\nrequired = false\n", "test"))
+    assert plan.refused == ()
+    for frame in plan.frames:
+        if frame.kind is Kind.FLAT:
+            overscan, trim, _ = frame.steps
+            assert (overscan.section, trim.section) == ("[1029:1056,1:1024]", "[1:1024,1:1024]")
+            assert "overscan: COVER = 32; kept: all but the columns of COVER" in overscan.reason
+            assert "columns 1025 to 1028 left out" in overscan.reason
 
 
 # -- SBIG STL-1001 -----------------------------------------------------------------------

@@ -567,6 +567,36 @@ def test_columns_that_may_be_an_overscan_are_told_and_not_used(look):
     assert "[11:12,1:10] may be one: outside of DATASEC" in frame.geometry.reason
 
 
+@pytest.mark.parametrize(
+    ("cards", "overscan", "kept"),
+    [
+        ({"COVER": 2}, "[11:12,1:10]", "[1:10,1:10]"),
+        ({"COVER": 2, "ROVER": 1}, "[11:12,1:9]", "[1:10,1:9]"),
+        ({"COVER": 2, "DATASEC": "[2:9,1:10]"}, "[11:12,1:10]", "[2:9,1:10]"),
+        ({"COVER": 2, "BIASSEC": "[12:12,1:10]"}, "[12:12,1:10]", "[1:10,1:10]"),
+        ({"COVER": 2, "BIASSEC": "UNKNOWN"}, "[11:12,1:10]", "[1:10,1:10]"),
+    ],
+)
+def test_the_overscan_that_cover_counts_is_used(look, cards, overscan, kept):
+    geometry = look(**cards).geometry
+    assert format_section(geometry.overscan_section) == overscan
+    assert format_section(geometry.trim_section) == kept
+    assert "COVER = 2" in geometry.reason
+
+
+@pytest.mark.parametrize("count", [0, 12, 99, -1, "2", True])
+def test_a_cover_that_counts_no_columns_is_none(look, count):
+    geometry = look(COVER=count).geometry
+    assert (geometry.overscan_section, geometry.trim_section) == (None, None)
+
+
+def test_a_cover_that_contradicts_what_is_kept_is_named_and_not_used(look):
+    frame = look(COVER=2, DATASEC="[1:12,1:10]")
+    assert frame.geometry.overscan_section is None
+    (text,) = (c.text for c in frame.caveats if c.slug == "overscan-unknown")
+    assert "COVER = 2 is not used: of its columns some are kept ([1:12,1:10])" in text
+
+
 # -- other values ------------------------------------------------------------------------
 
 
