@@ -11,31 +11,73 @@ from flatcal.engine.run import RunResult
 from flatcal.index import find_frames
 from flatcal.recipe import ScienceSettings
 
-# File, slug of the error that it gets when nothing is said about it.
+OTHER_CAMERA = (
+    "no dark fits; nearest: 10 s (camera ZWO ASI120MC-S is not {0}), 360 s (camera SBIG ST-402 CCD "
+    "Camera is not {0}); take darks with the set-up of this frame, or set dark.required = false"
+)
+TWO_AMPLIFIERS = (
+    "several-amplifiers",
+    "2 amplifiers share the image (AMPSROW, AMPSCOL); split it by amplifier",
+)
+# File, slug and words of the refusal that it gets when nothing is said about it.
 REFUSED = {
-    "dark-subtracted-in-camera/L2-flat-hg-360.00000000.FIT": "no-flat",
-    "dark-subtracted-in-camera/L2-flat-red-180.00000000.FIT": "dark-in-camera",
-    "mef/flat-mef.fits": "multi-extension",
-    "mef/science-mef.fits": "multi-extension",
-    "rice/coj2m002-en12-20200321-0023-w00.fits.fz": "no-dark",
-    "spaced-biassec/a8280271.fits": "no-dark",
-    "string-exptime/IC310_1.fits": "no-dark",
-    "string-exptime/flats01.fits": "no-dark",
-    "string-exptime/flats02.fits": "no-dark",
-    "truncated/Flat_ASIImg_frame0007.fit": "file-broken",
-    "two-amps/b1003.fits": "several-amplifiers",
-    "two-amps/b1020.fits": "several-amplifiers",
-    "two-amps/b1021.fits": "several-amplifiers",
+    "dark-subtracted-in-camera/L2-flat-hg-360.00000000.FIT": (
+        "no-flat",
+        "no flat in filter Clear; if this is a flat, as its name says, say --kind 'flat=*flat*', "
+        "or set science.flat_required = false",
+    ),
+    "dark-subtracted-in-camera/L2-flat-red-180.00000000.FIT": (
+        "dark-in-camera",
+        "dark subtracted by the camera's software (CCDSFPT = 5); use the frame before that "
+        "subtraction",
+    ),
+    "mef/flat-mef.fits": ("multi-extension", "3 images in one file; split it first"),
+    "mef/science-mef.fits": ("multi-extension", "3 images in one file; split it first"),
+    "rice/coj2m002-en12-20200321-0023-w00.fits.fz": ("no-dark", OTHER_CAMERA.format("en12")),
+    "spaced-biassec/a8280271.fits": ("no-dark", OTHER_CAMERA.format("STE3 CCD")),
+    "string-exptime/IC310_1.fits": ("no-dark", OTHER_CAMERA.format("TIRCAM2")),
+    "string-exptime/flats01.fits": ("no-dark", OTHER_CAMERA.format("TIRCAM2")),
+    "string-exptime/flats02.fits": ("no-dark", OTHER_CAMERA.format("TIRCAM2")),
+    "truncated/Flat_ASIImg_frame0007.fit": (
+        "file-broken",
+        "the file holds 1042816 bytes of pixels, its header announces 2457600; copy it again",
+    ),
+    "two-amps/b1003.fits": TWO_AMPLIFIERS,
+    "two-amps/b1020.fits": TWO_AMPLIFIERS,
+    "two-amps/b1021.fits": TWO_AMPLIFIERS,
 }
-# File, master that it goes into. Those of the first and last folder have no IMAGETYP: their
-# names tell the kind.
+# File, master that it goes into, and why. Those of the first and last folder have no IMAGETYP:
+# their names tell the kind.
 USED = {
-    "comma-exptime/Bias_ASIImg_frame0001.fit": "master_bias_960x1280",
-    "comma-exptime/Dark_ASIImg_10sec_frame0001.fit": "master_dark_10s",
-    "comma-exptime/Flat_ASIImg_frame0001.fit": "master_flat_none",
-    "dark-subtracted-in-camera/L2-dark-flat-360.00000000.DARK.FIT": "master_dark_360s",
-    "string-exptime/bias_1.fits": "master_bias_512x512",
-    "string-exptime/bias_2.fits": "master_bias_512x512",
+    "comma-exptime/Bias_ASIImg_frame0001.fit": (
+        "master_bias_960x1280",
+        "averaged into master_bias_960x1280",
+    ),
+    "comma-exptime/Dark_ASIImg_10sec_frame0001.fit": (
+        "master_dark_10s",
+        "averaged into master_dark_10s",
+    ),
+    "comma-exptime/Flat_ASIImg_frame0001.fit": (
+        "master_flat_none",
+        "the dark is scaled, so the bias is subtracted by itself; no dark of 0.005 s; the dark of "
+        "10 s (1 frame) is scaled by 0.0005",
+    ),
+    "dark-subtracted-in-camera/L2-dark-flat-360.00000000.DARK.FIT": (
+        "master_dark_360s",
+        "averaged into master_dark_360s",
+    ),
+    "string-exptime/bias_1.fits": ("master_bias_512x512", "averaged into master_bias_512x512"),
+    "string-exptime/bias_2.fits": ("master_bias_512x512", "averaged into master_bias_512x512"),
+}
+# What is odd in a file and could be read all the same.
+NAMED = {
+    "comma-exptime/Bias_ASIImg_frame0001.fit": "EXPTIME = '6,4E-05' is text; read as 6.4e-05",
+    "rice/coj2m002-en12-20200321-0023-w00.fits.fz": "BIASSEC is not used: 'UNKNOWN' names no",
+    "string-exptime/IC310_1.fits": "EXPTIME = '40' is text; read as 40",
+    "string-exptime/bias_1.fits": "EXPTIME = '0' is text; read as 0",
+    "string-exptime/bias_2.fits": "EXPTIME = '0' is text; read as 0",
+    "string-exptime/flats01.fits": "it has 194 ADU of light, and its pixels scatter by 119 ADU",
+    "string-exptime/flats02.fits": "it has 191 ADU of light, and its pixels scatter by 119 ADU",
 }
 
 
@@ -48,11 +90,26 @@ def run(raw: Path, out: Path, config: Config) -> RunResult:
     return run_plan(build_plan(raw, config), out)
 
 
-def test_every_file_is_named_with_its_reason(hard: Path, tmp_path: Path) -> None:
+def test_the_plan_has_a_verdict_with_its_reason_for_every_file(hard: Path) -> None:
+    plan = build_plan(hard)
+    refused = {f.file: (f.errors[0].slug, f.errors[0].text) for f in plan.refused}
+    assert refused == REFUSED
+    used = {f.file: (f.part_of, f.reason) for f in plan.frames if f.action != "refuse"}
+    assert used == USED
+    files = {path.relative_to(hard).as_posix() for path in hard.rglob("*.f*t*")}
+    files |= {path.relative_to(hard).as_posix() for path in hard.rglob("*.FIT")}
+    assert {frame.file for frame in plan.frames} == files
+    for file, words in NAMED.items():
+        assert any(words in caveat.text for caveat in plan.find_frame(file).caveats)
+
+
+def test_a_run_gives_every_file_the_verdict_of_the_plan(hard: Path, tmp_path: Path) -> None:
     result = run(hard, tmp_path, Config())
-    slugs = {o.file: o.errors[0].slug for o in result.record.outcomes if o.errors}
-    assert slugs == REFUSED
-    assert {o.file: o.part_of for o in result.record.outcomes if not o.errors} == USED
+    outcomes = result.record.outcomes
+    failed = {o.file: (o.errors[0].slug, o.errors[0].text) for o in outcomes if o.errors}
+    assert failed == REFUSED
+    used = {o.file: o.part_of for o in outcomes if not o.errors}
+    assert used == {file: master for file, (master, _) in USED.items()}
 
 
 def test_kinds_from_names_alone_are_named_with_their_cure(hard: Path) -> None:
