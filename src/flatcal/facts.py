@@ -350,6 +350,8 @@ def _detector(cards: Cards, settings: CameraSettings, notes: Notes) -> Detector:
     )
     if not detector.noise_known:
         notes.caveat(
-            "noise-unknown", "gain or read noise is not set; calibrated frames get no UNCERT"
+            "noise-unknown",
+            "gain or read noise is not set, so calibrated frames get no UNCERT; set "
+            "camera.gain_electron_per_adu and camera.read_noise_electron",
         )
     return detector

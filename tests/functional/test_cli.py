@@ -355,7 +355,7 @@ def test_two_sizes(night, put_frame):
     put_frame(night / "tiny.fits", "LIGHT", 60.0, data, BUNIT="adu", FILTER="r")
     line = said(flatcal("plan", night), "no-dark", 3)
     assert "tiny.fits" in line
-    assert "(5, 6)" in line
+    assert "5 x 6" in line
     inspected = flatcal("inspect", night)
     assert inspected.returncode == 0
     assert "5 x 6" in inspected.stdout

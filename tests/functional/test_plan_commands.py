@@ -45,6 +45,21 @@ def test_the_story_of_a_refused_frame_names_every_dark(cg16m_night, tmp_path):
     assert "[dark-exposure]" in done.stdout
 
 
+def test_a_plan_states_the_overscan_and_ends_with_what_is_missing(cg16m_night, tmp_path):
+    config = tmp_path / "never.toml"
+    config.write_text(cg16m_night.config.read_text() + '\n[dark]\nscale = "never"\n')
+    done = flatcal("plan", cg16m_night.raw, "-c", config)
+    assert done.returncode == 3
+    assert "columns 1025 to 1037 are nowhere near the bias level" in done.stdout
+    lines = done.stdout.splitlines()
+    title = lines.index("cannot be calibrated, and what would cure it:")
+    assert lines[title - 2] == "33 frames: 21 into masters, 0 to calibrate, 12 refused"
+    flats, science = lines[title + 1], lines[-1]
+    assert flats.endswith("take darks of 1 s, or set dark.scale = 'auto' [dark-exposure]")
+    assert science.startswith("  science-032.fits, science-033.fits: ")
+    assert "see the flats, or set science.flat_required = false" in science
+
+
 def test_a_frame_that_is_not_there_is_said_so(cg16m_night):
     done = flatcal("plan", cg16m_night.raw, "--explain", "flat-999.fits")
     refusal(done, "plan-file", 2)

@@ -61,14 +61,15 @@ def test_with_darks_of_30_150_and_300_s_the_longest_is_scaled_with_a_caveat(plan
 def test_darks_of_another_temperature_do_not_serve(plan_of):
     slugs, text = told(plan_of(BIAS, FLATS, "darks-expos60s-Neg10*", "bias-Neg10*"))
     assert slugs == {"no-dark": 10}
-    assert "60 s (set to -10 C, not -5 C)" in text
+    assert "60 s (set to -10 C, not -5 C); take darks set to -5 C" in text
 
 
 def test_without_a_bias_nothing_is_scaled(plan_of):
     slugs, text = told(plan_of(FLATS, *darks(30, 150, 300)))
     assert slugs == {"dark-exposure": 10}
     assert "dark exposure 30 s is 7 s from the flat's 23 s (tolerance 0.5 s)" in text
-    assert "take bias frames or darks of 23 s" in text
+    assert "nor do others serve: 150 s (127 s off), 300 s (277 s off)" in text
+    assert text.endswith("; take bias frames or darks of 23 s")
 
 
 def test_a_bias_of_another_temperature_is_none(plan_of):

@@ -79,8 +79,8 @@ def print_plan(plan: Plan) -> None:
         _add_row(table, _kind(members[0]), _files(members), _steps(members), _why(members))
     if table.row_count:
         console.print(table)
+    _print_overscans(console, plan)
     _print_caveats(console, "caveats", ((f.file, f.caveats) for f in plan.frames))
-    _print_caveats(console, "cannot be calibrated", ((f.file, f.errors) for f in plan.frames))
     used = Counter(f.action for f in plan.frames)
     console.print(
         f"{len(plan.frames)} frames: {used['combine']} into masters, "
@@ -92,6 +92,25 @@ def print_plan(plan: Plan) -> None:
             f"memory: {format_size(least)} at the least; the limit of a run (--memory) is "
             f"{format_size(DEFAULT_MEMORY_BYTES)}"
         )
+    # Last, because it is what is left to do.
+    refused = ((f.file, f.errors) for f in plan.frames)
+    _print_caveats(console, "cannot be calibrated, and what would cure it", refused)
+
+
+def _print_overscans(console: Console, plan: Plan) -> None:
+    """The overscan of each camera, or why none is used, with the figures."""
+    users = [(m.setup.camera, m.steps) for m in plan.masters]
+    users += [(frame.camera, frame.steps) for frame in plan.frames]
+    told = {
+        (camera, step.reason): None
+        for camera, steps in users
+        for step in steps
+        if step.name in ("subtract_overscan", "trim_image")
+    }
+    if told:
+        console.print("overscan:", style="bold")
+    for camera, reason in told:
+        console.print(f"  {camera}: {reason}", markup=False, soft_wrap=True)
 
 
 def _kind(frame: FramePlan) -> str:
