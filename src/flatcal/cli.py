@@ -180,7 +180,9 @@ def run(
         raise typer.BadParameter("--keep-masters needs --library")
     if plan_file is None:
         flats = False if no_write_flats else None
-        made = _plan(raw, config, kind, library, jobs, dtype=dtype, flats=flats)
+        made = _plan(
+            raw, config, kind, library, jobs=jobs, create=keep_masters, dtype=dtype, flats=flats
+        )
     else:
         made = _saved_plan(plan_file, raw, (config, kind, dtype, no_write_flats or None))
     try:
@@ -284,10 +286,15 @@ def _plan(
     config: Path | None,
     kinds: list[str] | None,
     library: str | None,
+    *,
     jobs: int | None = None,
+    create: bool = False,
     **output: object,
 ) -> Plan:
-    """The plan; a --kind that fits no file is a mistake of the one who typed it."""
+    """The plan; a --kind that fits no file is a mistake of the one who typed it.
+
+    A library that is to keep the masters of a run may be a new one.
+    """
     from flatcal.camera import matches_file  # noqa: PLC0415
     from flatcal.errors import ConfigError  # noqa: PLC0415
     from flatcal.planning import build_plan  # noqa: PLC0415
@@ -298,7 +305,7 @@ def _plan(
     else:
         from flatcal.library import open_library  # noqa: PLC0415
 
-        with open_library(library, create=False) as opened:
+        with open_library(library, create=create) as opened:
             made = build_plan(raw, settings, library=opened.good_masters(), jobs=jobs)
     for rule in kinds or ():
         pattern = rule.partition("=")[2]
