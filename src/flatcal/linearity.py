@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Final
 
+from flatcal.frame import Frame, Kind
 from flatcal.matching import Group, same_setup, same_temperature
 from flatcal.recipe import DarkSettings
 from flatcal.second_look.seen import Seen
@@ -110,15 +111,31 @@ def find_nonlinear(
             if same_setup(group.first, other.first)
             and same_temperature(group.first, other.first, settings.temperature_tolerance_c)
         ]
-        levels = [level for other in alike if (level := _level_of(other, seen)) is not None]
+        wander = _bias_wander(group.first, seen)
+        found_levels = (_level_of(other, seen, wander) for other in alike)
+        levels = [level for level in found_levels if level is not None]
         verdict = judge_linearity(levels)
         if verdict.linear is False:
             found[id(group)] = verdict.text
     return found
 
 
-def _level_of(group: Group, seen: Mapping[str, Seen]) -> DarkLevel | None:
-    """Level of a group over its bias; None where that is not known."""
+def _bias_wander(dark: Frame, seen: Mapping[str, Seen]) -> float:
+    """Scatter of the bias level from frame to frame, as far as no overscan takes it off."""
+    levels = [
+        one.level
+        for one in seen.values()
+        if one.frame.kind is Kind.BIAS and same_setup(one.frame, dark)
+    ]
+    return stdev(levels) if len(levels) > 1 else 0.0
+
+
+def _level_of(group: Group, seen: Mapping[str, Seen], wander_adu: float) -> DarkLevel | None:
+    """Level of a group over its bias; None where that is not known.
+
+    Darks that were taken one after the other share the bias level of that hour, so its wander is
+    not averaged out.
+    """
     lights = [
         light
         for frame in group.frames
@@ -127,4 +144,5 @@ def _level_of(group: Group, seen: Mapping[str, Seen]) -> DarkLevel | None:
     if not lights:
         return None
     scatter = stdev(lights) / math.sqrt(len(lights)) if len(lights) > 1 else 0.0
-    return DarkLevel(group.exposure_time_s, fmean(lights), math.hypot(_ROUNDING_ADU, scatter))
+    error = math.hypot(_ROUNDING_ADU, scatter, wander_adu)
+    return DarkLevel(group.exposure_time_s, fmean(lights), error)

@@ -16,11 +16,12 @@ import pytest
 import typer
 from pydantic_core import PydanticUndefined
 
-from flatcal import camera, recipe
+from flatcal import camera, facts, linearity, matching, recipe
 from flatcal.camera import GENERIC, CameraProfile, CameraSettings, KindRule, Strict, load_profiles
 from flatcal.cli import app
 from flatcal.errors import MESSAGES
 from flatcal.flags import MEANING
+from flatcal.recipe import CombineSettings, Config, DarkSettings
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -110,6 +111,47 @@ def choices_of(annotation: Any) -> Iterator[str]:
         yield from get_args(annotation)
     for argument in get_args(annotation):
         yield from choices_of(argument)
+
+
+RULES = (ROOT / "docs" / "decisions.md").read_text().split("| Rule |")[1].split("\n\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("rule", "value"),
+    [
+        ("Exposure time", {5: "and four others"}[len(GENERIC.exposure_keyword)]),
+        ("Belonging together", f"within {DarkSettings().temperature_tolerance_c:g} C"),
+        ("Sensor off its temperature", f"beyond {facts._NEAR_SET_C:g} C"),
+        ("Sensor off its temperature", f"beyond {matching.NOTABLE_TEMPERATURE_C:g} C"),
+        ("Grouping of darks", f"within {100 * matching.SAME_EXPOSURE:g} % and "
+                              f"{DarkSettings().tolerance_s:g} s"),
+        ("Unscaled dark", f"within {DarkSettings().tolerance_s:g} s"),
+        ("Scaled dark", f"at least {matching.ENOUGH_TO_REJECT} frames"),
+        ("Few frames", f"below {matching.ENOUGH_TO_REJECT}"),
+        ("Linear dark current", f"beyond {linearity._SIGNIFICANT:g} standard errors and "
+                                f"{100 * linearity._NOTABLE:g} %"),
+        ("Refined factor", "on" if DarkSettings().refine else "off"),
+        ("Overscan", GENERIC.overscan_section),
+        ("Overscan", GENERIC.overscan_statistic),
+        ("Section that is kept", GENERIC.trim_section),
+        ("Rejection", f"{CombineSettings().low_sigma:g} times"),
+        ("Rejection", f"{CombineSettings().high_sigma:g} times"),
+    ],
+)  # fmt: skip
+def test_the_table_of_rules_has_the_numbers_of_the_program(rule, value):
+    (row,) = (line for line in RULES.splitlines() if line.startswith(f"| [{rule}]"))
+    assert value in row.split("|")[2]
+
+
+def test_the_table_of_rules_names_settings_that_exist_and_none_that_decides_is_left_out():
+    named = {(table, name) for table, name in re.findall(r"`([a-z]+)\.([a-z_]+)", RULES)}
+    models = {name: field.annotation for name, field in Config.model_fields.items()}
+    deciding = {
+        (table, name)
+        for table in ("camera", "dark", "combine", "science")
+        for name in models[table].model_fields
+    }
+    assert named == deciding
 
 
 def test_no_table_and_no_model_of_settings_is_left_out():
@@ -253,7 +295,9 @@ def parse(command: Any, words: list[str]) -> None:
 
 @pytest.mark.parametrize("line", list(command_lines()))
 def test_commands_shown_parse(line):
-    parse(typer.main.get_command(app), shlex.split(line, comments=True)[1:])
+    # What a shell writes into a file is not of the command.
+    words = shlex.split(line.partition(" > ")[0], comments=True)
+    parse(typer.main.get_command(app), words[1:])
 
 
 @pytest.mark.parametrize(

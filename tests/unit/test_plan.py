@@ -483,13 +483,15 @@ def lit_night(tmp_path, put_frame):
     """Bias, darks whose level follows a law of time, and a flat of 20 s; a function plans them."""
     rng = np.random.default_rng(11)
 
-    def plan(law, text=""):
+    def plan(law, text="", wander=0.0):
         def put(name, kind, exposure, level, **cards):
             data = rng.normal(level, 5, (64, 64)).round().astype(np.uint16)
-            put_frame(tmp_path / f"raw/{name}.fits", kind, exposure, data, BUNIT="adu", **cards)
+            path = tmp_path / f"raw/{name}.fits"
+            path.unlink(missing_ok=True)
+            put_frame(path, kind, exposure, data, BUNIT="adu", **cards)
 
         for i in range(3):
-            put(f"b{i}", "BIAS", 0.0, 1000)
+            put(f"b{i}", "BIAS", 0.0, 1000 + (i - 1) * wander)
             for exposure in (30.0, 60.0, 300.0):
                 put(f"d{exposure:g}-{i}", "DARK", exposure, 1000 + law(exposure))
         put("f", "FLAT", 20.0, 20_000, FILTER="r")
@@ -501,6 +503,15 @@ def lit_night(tmp_path, put_frame):
 def test_darks_that_grow_with_time_are_scaled(lit_night):
     (flat,) = by_kind(lit_night(lambda t: 0.5 * t), "flat")
     assert steps(flat) == ["master_bias", "master_dark_300s"]
+
+
+def test_a_bias_level_that_wanders_is_no_dark_current(lit_night):
+    """By 4 ADU; the darks of 30 s were taken when it was high."""
+    law = lambda t: 0.05 * t + (8 if t == 30 else 0)  # noqa: E731
+    (flat,) = by_kind(lit_night(law, wander=4.0), "flat")
+    assert steps(flat) == ["master_bias", "master_dark_300s"]
+    (flat,) = by_kind(lit_night(law), "flat")
+    assert [error.slug for error in flat.errors] == ["dark-exposure"]
 
 
 def test_darks_that_do_not_grow_with_time_are_not_scaled(lit_night):
