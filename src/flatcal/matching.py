@@ -187,13 +187,14 @@ def exposure_of(frame: Frame) -> float:
 
 
 def choose_bias(frame: Frame, groups: Sequence[Group], settings: DarkSettings) -> Group | None:
-    """The bias frames for a frame, if there are any."""
-    for group in groups:
-        if same_setup(frame, group.first) and same_temperature(
-            frame, group.first, settings.temperature_tolerance_c
-        ):
-            return group
-    return None
+    """The bias frames for a frame, the nearest in set temperature, if there are any."""
+    fitting = [
+        group
+        for group in groups
+        if same_setup(frame, group.first)
+        and same_temperature(frame, group.first, settings.temperature_tolerance_c)
+    ]
+    return min(fitting, key=lambda group: _degrees_off(frame, group), default=None)
 
 
 def choose_flat(frame: Frame, groups: Sequence[Group]) -> Group | None:
@@ -240,7 +241,7 @@ def choose_dark(
     if not fitting:
         return Caveat("no-dark", _no_candidate(frame, groups, settings))
     exposure = exposure_of(frame)
-    nearest = _nearest(fitting, exposure, settings)
+    nearest = _nearest(frame, fitting, settings)
     difference = nearest.exposure_time_s - exposure
     if abs(difference) <= settings.tolerance_s + _ROUNDING * exposure:
         reason = (
@@ -258,18 +259,25 @@ def choose_dark(
     return _scaled(frame, scalable)
 
 
-def _nearest(fitting: Sequence[Group], exposure: float, settings: DarkSettings) -> Group:
+def _nearest(frame: Frame, fitting: Sequence[Group], settings: DarkSettings) -> Group:
     """The dark nearest in exposure time; of the library, of those within the tolerance the first.
 
     Those of the library come nearest in date first: a dark of yesterday is better than one of
     years ago that is nearer by a hundredth of a second.
     """
 
-    def distance(group: Group) -> float:
-        difference = abs(group.exposure_time_s - exposure)
-        return max(difference, settings.tolerance_s) if group.stored else difference
+    def distance(group: Group) -> tuple[float, float]:
+        difference = abs(group.exposure_time_s - exposure_of(frame))
+        seconds = max(difference, settings.tolerance_s) if group.stored else difference
+        return seconds, _degrees_off(frame, group)
 
     return min(fitting, key=distance)
+
+
+def _degrees_off(frame: Frame, group: Group) -> float:
+    """How far the set temperature is off; of the library the date decides."""
+    mine, its = frame.set_temperature_c, group.first.set_temperature_c
+    return 0.0 if group.stored or mine is None or its is None else abs(mine - its)
 
 
 class _Unscalable(NamedTuple):
@@ -320,7 +328,10 @@ def _scalable(
 def _scaled(frame: Frame, candidates: Sequence[Group]) -> DarkChoice:
     exposure = exposure_of(frame)
     rejectable = [group for group in candidates if group.n_frames >= ENOUGH_TO_REJECT]
-    dark = max(rejectable or candidates, key=lambda group: group.exposure_time_s)
+    dark = max(
+        rejectable or candidates,
+        key=lambda group: (group.exposure_time_s, -_degrees_off(frame, group)),
+    )
     scale = exposure / dark.exposure_time_s
     caveats = _dark_caveats(frame, dark)
     if scale > 1:
@@ -359,7 +370,7 @@ def explain_darks(
         if taken is not None and group is taken.dark:
             verdict = "taken"
         else:
-            verdict = _refusal(frame, group, settings) or _second_best(exposure, group, taken)
+            verdict = _refusal(frame, group, settings) or _second_best(frame, group, taken)
         made_of = f"{_count(group)}, {_celsius(group.first)}"
         if group.stored is not None:
             made_of += f", library {group.stored.id} of {group.stored.date_first[:10] or 'no date'}"
@@ -367,13 +378,23 @@ def explain_darks(
     return tuple(lines)
 
 
-def _second_best(exposure: float, group: Group, taken: DarkChoice | None) -> str:
+def _second_best(frame: Frame, group: Group, taken: DarkChoice | None) -> str:
     """Why a dark that could serve a frame was not taken."""
+    exposure = exposure_of(frame)
     difference = f"{abs(group.exposure_time_s - exposure):g} s from the frame's {exposure:g} s"
     if taken is None:
         return f"{difference}, and not to be scaled"
-    if not taken.scaled:
-        return f"{difference}, the one taken is nearer"
+    if group.stored and not taken.dark.stored:
+        return "of the library, the one taken is of the night itself"
+    if group.exposure_time_s == taken.dark.exposure_time_s:
+        what = "date" if group.stored else "set temperature"
+        return f"as long as the one taken, which is nearer in {what}"
+    if taken.scaled:
+        return _worse_to_scale(exposure, group, taken)
+    return f"{difference}, the one taken is nearer"
+
+
+def _worse_to_scale(exposure: float, group: Group, taken: DarkChoice) -> str:
     if group.exposure_time_s < exposure:
         return "shorter than the frame"
     if group.n_frames < ENOUGH_TO_REJECT <= taken.dark.n_frames:

@@ -7,9 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
 from flatcal.camera import find_profile_by_name
+from flatcal.entries import (
+    day_of,
+    describe_group,
+    describe_origin,
+    entry_of,
+    geometry_steps,
+    identity_of,
+    name_details,
+    stored_name,
+)
 from flatcal.frame import Caveat, Frame, Kind, Setup
 from flatcal.index import find_frames
 from flatcal.kinds import word_in_name
@@ -27,6 +37,8 @@ from flatcal.matching import (
     group_bias,
     group_darks,
     group_flats,
+    same_setup,
+    same_temperature,
     stored_group,
 )
 from flatcal.naming import distinct, output_names, slug
@@ -35,7 +47,6 @@ from flatcal.plan import FramePlan, MasterPlan, Plan, Step
 from flatcal.recipe import Config
 from flatcal.second_look import second_look
 from flatcal.second_look.seen import see
-from flatcal.section import format_section
 from flatcal.stored import StoredMaster
 from flatcal.survey import Look
 
@@ -140,7 +151,7 @@ class _Planner:
         )
 
     def _name(self, groups: Sequence[Group], bases: Sequence[str]) -> None:
-        names = distinct(bases, [_details(group.first) for group in groups])
+        names = distinct(bases, [name_details(group.first) for group in groups])
         self.names.update({id(group): name for group, name in zip(groups, names, strict=True)})
 
     # -- choices ---------------------------------------------------------------------
@@ -157,7 +168,10 @@ class _Planner:
         choice = choose_dark(frame, self.dark_groups, bias, self.config.dark, self.nonlinear)
         stored = self._stored(Kind.DARK, frame)
         if isinstance(choice, Caveat) and stored:
-            from_library = choose_dark(frame, stored, bias, self.config.dark)
+            # What the darks of the night say of the camera holds for those of the library too.
+            figures = self._nonlinear_figures(frame)
+            nonlinear = {id(group): figures for group in stored} if figures else {}
+            from_library = choose_dark(frame, stored, bias, self.config.dark, nonlinear)
             if isinstance(from_library, DarkChoice):
                 choice = _of_several(from_library, stored)
             elif not self.dark_groups:
@@ -168,6 +182,15 @@ class _Planner:
             text = "goes without a dark, and no bias fits it either; take bias frames"
             return Caveat("no-bias", text)
         return None
+
+    def _nonlinear_figures(self, frame: Frame) -> str:
+        """Why darks of the set-up and temperature of a frame cannot be scaled, or nothing."""
+        tolerance_c = self.config.dark.temperature_tolerance_c
+        for group in self.dark_groups:
+            alike = same_setup(frame, group.first)
+            if alike and same_temperature(frame, group.first, tolerance_c):
+                return self.nonlinear.get(id(group), "")
+        return ""
 
     def _bias(self, frame: Frame) -> Group | None:
         """The bias for a frame, from its night or else from the library."""
@@ -183,7 +206,7 @@ class _Planner:
         groups = []
         for stored in self.library.candidates(kind, frame.setup, frame.date):
             group = self.stored.setdefault(stored.id, stored_group(stored))
-            self.names.setdefault(id(group), f"library_{stored.id}_{_stored_name(stored)}")
+            self.names.setdefault(id(group), f"library_{stored.id}_{stored_name(stored)}")
             groups.append(group)
         return groups
 
@@ -212,7 +235,7 @@ class _Planner:
     def _calibration_steps(self, frame: Frame) -> tuple[Step, ...]:
         choice = self.choices[frame.file]
         assert not isinstance(choice, Caveat)
-        steps = list(_geometry_steps(frame))
+        steps = list(geometry_steps(frame))
         if choice is None:
             reason = "no dark fits and none is required, so the bias is subtracted by itself"
             return (*steps, *self._bias_step(frame, reason))
@@ -243,7 +266,7 @@ class _Planner:
         bias = self._bias(frame)
         assert bias is not None
         others = [group for group in self._stored(Kind.BIAS, frame) if group is not bias]
-        reason += _origin(bias, choose_bias(frame, others, self.config.dark))
+        reason += describe_origin(bias, choose_bias(frame, others, self.config.dark))
         return [Step(name="subtract_bias", master=self.names[id(bias)], reason=reason)]
 
     # -- the parts of the plan ---------------------------------------------------------
@@ -276,10 +299,10 @@ class _Planner:
             MasterPlan(
                 name=name,
                 kind=group.kind,
-                **_identity(group.first),
+                **identity_of(group.first),
                 exposure_time_s=group.exposure_time_s,
                 filter=group.first.filter if group.kind is Kind.FLAT else "",
-                reason=f"from the library: {_common(group)}, {_day(group)}",
+                reason=f"from the library: {describe_group(group)}, {day_of(group)}",
                 stored=group.stored,
             )
             for name, group in named.items()
@@ -302,7 +325,7 @@ class _Planner:
         return masters
 
     def _raw_master(self, group: Group) -> MasterPlan:
-        steps = _geometry_steps(group.first)
+        steps = geometry_steps(group.first)
         if id(group) in self.scaled_darks:
             steps += tuple(
                 self._bias_step(group.first, "the dark is to be scaled without its bias")
@@ -314,27 +337,27 @@ class _Planner:
         return MasterPlan(
             name=name,
             kind=group.kind,
-            **_identity(group.first),
+            **identity_of(group.first),
             output=f"masters/{name}.fits",
             inputs=tuple(frame.file for frame in group.frames),
             steps=steps,
             exposure_time_s=group.exposure_time_s,
             filter=group.first.filter if group.kind is Kind.FLAT else "",
-            reason=_common(group),
+            reason=describe_group(group),
         )
 
     def _frame_plan(self, frame: Frame, output: str | None, part_of: str | None) -> FramePlan:
         if frame.errors:
-            return _frame_plan(frame, "refuse", reason=frame.errors[0].text)
+            return entry_of(frame, "refuse", reason=frame.errors[0].text)
         if frame.kind in (Kind.BIAS, Kind.DARK):
             master = f"averaged into {part_of}"
             few = self._few_frames(frame, self.bias_groups)
-            return _frame_plan(frame, "combine", part_of=part_of, reason=master, caveats=few)
+            return entry_of(frame, "combine", part_of=part_of, reason=master, caveats=few)
         choice = self.choices[frame.file]
         darks = (*self.dark_groups, *self._stored(Kind.DARK, frame))
         considered = explain_darks(frame, darks, choice, self.config.dark)
         if isinstance(choice, Caveat):
-            return _frame_plan(
+            return entry_of(
                 frame, "refuse", errors=(choice,), reason=choice.text, considered=considered
             )
         steps = self._calibration_steps(frame)
@@ -348,14 +371,16 @@ class _Planner:
             if flat is not None:
                 name = self.names[id(flat)]
                 next_best = choose_flat(frame, [group for group in stored if group is not flat])
-                reason = f"flats in filter {frame.filter or 'none'}{_origin(flat, next_best)}"
+                reason = (
+                    f"flats in filter {frame.filter or 'none'}{describe_origin(flat, next_best)}"
+                )
                 steps += (Step(name="flat_correct", master=name, reason=reason),)
             elif self.config.science.flat_required:
                 return self._refuse_without_flat(frame)
             else:
                 caveats += (Caveat("no-flat", "calibrated without a flat, as asked"),)
         written = frame.kind is Kind.SCIENCE or self.config.output.flats
-        return _frame_plan(
+        return entry_of(
             frame, "calibrate" if written else "combine", steps=steps,
             output=output if written else None, part_of=part_of, caveats=caveats,
             considered=considered, reason="; ".join(step.reason for step in steps[-2:]),
@@ -385,24 +410,11 @@ class _Planner:
         else:
             told += " (there are no flats); take flats"
         error = Caveat("no-flat", f"{told}, or set science.flat_required = false")
-        return _frame_plan(frame, "refuse", errors=(error,), reason=error.text)
+        return entry_of(frame, "refuse", errors=(error,), reason=error.text)
 
 
 def _of(kind: Kind, frames: Sequence[Frame]) -> list[Frame]:
     return [frame for frame in frames if frame.kind is kind]
-
-
-def _common(group: Group) -> str:
-    """What the frames of a master have in common."""
-    n = group.n_frames
-    common = [_camera(group.first)]
-    if group.kind is Kind.DARK:
-        common.append(f"{group.exposure_time_s:g} s")
-    if group.kind is Kind.FLAT:
-        common.append(f"filter {group.first.filter or 'none'}")
-    if group.first.set_temperature_c is not None:
-        common.append(f"{group.first.set_temperature_c:g} C")
-    return f"{n} frame{'s' if n > 1 else ''} of {', '.join(common)}"
 
 
 def _of_several(choice: DarkChoice, stored: Sequence[Group]) -> DarkChoice:
@@ -415,123 +427,6 @@ def _of_several(choice: DarkChoice, stored: Sequence[Group]) -> DarkChoice:
         and group.exposure_time_s == taken.exposure_time_s
         and group.first.set_temperature_c == taken.first.set_temperature_c
     ]
-    return replace(choice, reason=choice.reason + _origin(taken, alike[0] if alike else None))
-
-
-def _origin(taken: Group, next_best: Group | None) -> str:
-    """That a master is of the library, with the one that would have been next."""
-    if taken.stored is None:
-        return ""
-    origin = f"; from the library, of {_day(taken)}"
-    if next_best is None or next_best.stored is None:
-        return origin
-    than = f"that of {_day(next_best)} (library {next_best.stored.id})"
-    if _day(next_best) == _day(taken):
-        return f"{origin}, rather than {than}"
-    return f"{origin}, nearer in date than {than}"
-
-
-def _day(group: Group) -> str:
-    return group.first.date[:10] or "no date"
-
-
-def _stored_name(stored: StoredMaster) -> str:
-    if stored.kind is Kind.DARK:
-        return f"dark_{stored.exposure_time_s:.6g}s"
-    return f"flat_{slug(stored.filter)}" if stored.kind is Kind.FLAT else "bias"
-
-
-def _identity(frame: Frame) -> dict[str, Any]:
-    """What tells a master from others, from one of its frames."""
-    assert frame.geometry is not None
-    assert frame.setup is not None
-    shape, trim = frame.setup.shape, frame.geometry.trim_section
-    if trim is not None:
-        rows, columns = trim
-        shape = (rows.stop - rows.start, columns.stop - columns.start)
-    return {
-        "shape": shape,
-        "setup": frame.setup,
-        "set_temperature_c": frame.set_temperature_c,
-    }
-
-
-def _camera(frame: Frame) -> str:
-    assert frame.setup is not None
-    return frame.setup.camera
-
-
-def _details(frame: Frame) -> list[str]:
-    """What could tell masters apart in their names, most telling first."""
-    assert frame.setup is not None
-    temperature = frame.set_temperature_c
-    return [
-        "" if temperature is None else f"{temperature:g}C",
-        f"bin{frame.setup.binning[0]}x{frame.setup.binning[1]}",
-        f"{frame.setup.shape[0]}x{frame.setup.shape[1]}",
-        slug(frame.setup.camera),
-        slug(frame.setup.readout_mode),
-        slug(frame.setup.gain_setting),
-        f"pedestal{frame.setup.pedestal_adu:g}",
-    ]
-
-
-def _geometry_steps(frame: Frame) -> tuple[Step, ...]:
-    geometry = frame.geometry
-    assert geometry is not None
-    steps: tuple[Step, ...] = ()
-    if geometry.overscan_section is not None:
-        steps += (
-            Step(
-                name="subtract_overscan",
-                section=format_section(geometry.overscan_section),
-                statistic=geometry.overscan_statistic,
-                reason=geometry.reason,
-            ),
-        )
-    if geometry.trim_section is not None:
-        steps += (
-            Step(
-                name="trim_image",
-                section=format_section(geometry.trim_section),
-                reason=geometry.reason,
-            ),
-        )
-    return steps
-
-
-def _frame_plan(
-    frame: Frame,
-    action: Literal["combine", "calibrate", "refuse"],
-    *,
-    steps: tuple[Step, ...] = (),
-    output: str | None = None,
-    part_of: str | None = None,
-    reason: str = "",
-    considered: tuple[str, ...] = (),
-    caveats: tuple[Caveat, ...] = (),
-    errors: tuple[Caveat, ...] = (),
-) -> FramePlan:
-    return FramePlan(
-        file=frame.file,
-        kind=frame.kind,
-        kind_reason=frame.kind_reason,
-        action=action,
-        exposure_time_s=frame.exposure_time_s,
-        set_temperature_c=frame.set_temperature_c,
-        filter=frame.filter,
-        object=frame.object,
-        date=frame.date,
-        camera=frame.setup.camera if frame.setup else "",
-        shape=frame.setup.shape if frame.setup else None,
-        unit=frame.setup.unit if frame.setup else "adu",
-        steps=steps,
-        output=output,
-        part_of=part_of,
-        reason=reason,
-        considered=considered,
-        caveats=(*frame.caveats, *caveats),
-        errors=(*frame.errors, *errors),
-        storage=frame.storage,
-        detector=frame.detector,
+    return replace(
+        choice, reason=choice.reason + describe_origin(taken, alike[0] if alike else None)
     )

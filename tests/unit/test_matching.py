@@ -278,6 +278,27 @@ def test_set_temperatures_at_the_very_tolerance_agree(a, b):
     assert isinstance(choice, DarkChoice)
 
 
+def test_of_darks_and_biases_within_the_tolerance_the_nearest_in_temperature_is_taken():
+    for wanted in (-10.0, -9.6):
+        target = flat(60.0, temperature=wanted)
+        frames = [*darks(60.0, temperature=-10.0), *darks(60.0, temperature=-9.6)]
+        frames = [replace(f, file=f"{i}.fits") for i, f in enumerate(frames)]
+        settings = DarkSettings(temperature_tolerance_c=0.4)
+        groups = group_darks(frames, DarkSettings(temperature_tolerance_c=0.1))
+        choice = choose_dark(target, groups, None, settings)
+        assert choice.dark.first.set_temperature_c == wanted
+        other = next(g for g in groups if g is not choice.dark)
+        story = explain_darks(target, groups, choice, settings)
+        (line,) = (text for text in story if not text.endswith(": taken"))
+        assert line.endswith("as long as the one taken, which is nearer in set temperature")
+        assert f"{other.first.set_temperature_c:g} C" in line
+        biases = [frame("bias", 0.0, "a", -10.0), frame("bias", 0.0, "b", -9.6)]
+        chosen = choose_bias(
+            target, group_bias(biases, DarkSettings(temperature_tolerance_c=0.1)), settings
+        )
+        assert chosen.first.set_temperature_c == wanted
+
+
 def test_headers_without_temperature_agree():
     assert isinstance(
         choose(flat(60.0, temperature=None), darks(60.0, temperature=None), []), DarkChoice

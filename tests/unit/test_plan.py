@@ -523,6 +523,17 @@ def test_darks_that_do_not_grow_with_time_are_not_scaled(lit_night):
     assert "set dark.scale = 'always'" in error.text
 
 
+def test_nor_is_a_dark_of_the_library_of_the_same_camera(lit_night, tmp_path):
+    made = lit_night(lambda t: 40 + 0.01 * t)
+    shelf = Shelf("dark", lost_bias=True, exposure=200.0)
+    again = build_plan(tmp_path / "raw", made.config, library=shelf)
+    (flat,) = by_kind(again, "flat")
+    assert "does not grow with time" in flat.errors[0].text
+    lit = lit_night(lambda t: 0.5 * t, "[dark]\nscale='always'\n")
+    (flat,) = by_kind(build_plan(tmp_path / "raw", lit.config, library=shelf), "flat")
+    assert steps(flat) == ["master_bias", "master_dark_300s"]
+
+
 def test_scaling_can_be_asked_for_all_the_same(lit_night):
     (flat,) = by_kind(lit_night(lambda t: 40 + 0.01 * t, '[dark]\nscale="always"\n'), "flat")
     assert steps(flat) == ["master_bias", "master_dark_300s"]
@@ -531,8 +542,9 @@ def test_scaling_can_be_asked_for_all_the_same(lit_night):
 class Shelf:
     """Two masters of each kind in a library, the nearer in date first."""
 
-    def __init__(self, *kinds, lost_bias=False):
+    def __init__(self, *kinds, lost_bias=False, exposure=20.0):
         self.kinds = kinds
+        self.exposure = exposure
         self.lost_bias = lost_bias
 
     def candidates(self, kind, setup, date):
@@ -541,7 +553,8 @@ class Shelf:
         place = {"dark": 0, "bias": 10, "flat": 20}[kind]
         common = {
             "kind": kind, "sha256": "", "recipe": "", "setup": setup, "trim_section": "",
-            "overscan": False, "exposure_time_s": 20.0, "set_temperature_c": None, "filter": "r",
+            "overscan": False, "exposure_time_s": self.exposure, "set_temperature_c": None,
+            "filter": "r",
             "lost_bias": self.lost_bias, "bias_recipe": "", "n_frames": 9, "date_last": "",
             "valid_from": "", "valid_to": "", "added": "", "status": "good", "note": "",
             "flatcal_version": "",
@@ -562,7 +575,9 @@ def test_of_several_masters_of_the_library_the_nearest_in_date_is_taken(night, t
     for flat in by_kind(made, "flat"):
         assert steps(flat) == ["library_7_dark_20s"]
         assert NEAREST.format(3) in flat.steps[0].reason
-        assert len(flat.considered) == 2
+        taken, other = flat.considered
+        assert "library 7 of 2024-05-01): taken" in taken
+        assert other.endswith("as long as the one taken, which is nearer in date")
     assert made.master("library_7_dark_20s").stored.id == 7
     assert plan().refused
 
