@@ -53,7 +53,7 @@ def open_library(
     Raises
     ------
     FlatcalError
-        When it cannot be opened or made, or a newer flatcal has made it (library).
+        When it cannot be opened or made, or another version of flatcal has made it (library).
     """
     database = Database(where)
     try:
