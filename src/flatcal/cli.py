@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from flatcal.recipe import Config
 
 EXIT_FRAME_FAILED = 1
+EXIT_TEST_FAILED = 1
 EXIT_USAGE = 2
 EXIT_PLAN_REFUSES = 3
 EXIT_INTERRUPTED = 130
@@ -110,6 +111,26 @@ def inspect(
     from flatcal.report.terminal import print_frames  # noqa: PLC0415
 
     print_frames(find_frames(raw, _config(config, kind)))
+
+
+@app.command()
+def measure(
+    raw: RawFolder,
+    config: ConfigFile = None,
+    kind: KindRules = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All figures as JSON.")] = False,
+    _verbose: Verbose = 0,
+) -> None:
+    """Measure gain and read noise from the flats and bias frames of a folder."""
+    from flatcal.index import find_frames  # noqa: PLC0415
+    from flatcal.photon_transfer.night import measure_detectors  # noqa: PLC0415
+    from flatcal.report.measured import print_detectors  # noqa: PLC0415
+
+    report = measure_detectors(raw, find_frames(raw, _config(config, kind)))
+    if as_json:
+        typer.echo(report.model_dump_json(indent=1))
+    else:
+        print_detectors(report)
 
 
 @app.command()
@@ -203,6 +224,25 @@ def run(
         _keep_masters(library, [result.out / made for made in result.made])
     if result.failed:
         raise typer.Exit(EXIT_FRAME_FAILED)
+
+
+@app.command()
+def verify(
+    out: OutFolder,
+    as_json: Annotated[bool, typer.Option("--json", help="Every test as JSON.")] = False,
+    _verbose: Verbose = 0,
+) -> None:
+    """Test what a run has made against its own noise; exit 1 when a test fails."""
+    from flatcal.report.verified import print_verification  # noqa: PLC0415
+    from flatcal.verify import verify_output  # noqa: PLC0415
+
+    verification = verify_output(out)
+    if as_json:
+        typer.echo(verification.model_dump_json(indent=1))
+    else:
+        print_verification(verification)
+    if verification.failed:
+        raise typer.Exit(EXIT_TEST_FAILED)
 
 
 @app.command()

@@ -9,6 +9,7 @@ from pathlib import Path
 from flatcal.camera import find_profile_by_name
 from flatcal.frame import Frame, Kind
 from flatcal.index import find_frames
+from flatcal.photon_transfer.night import MeasuredDetector, measure_detectors
 from flatcal.recipe import Config, DarkSettings
 from flatcal.section import format_section
 
@@ -24,7 +25,9 @@ def draft_config(raw: str | Path) -> str:
     Returns
     -------
     str
-        TOML that `load_config` reads. What the headers do not tell is there as a comment.
+        TOML that `load_config` reads. What the headers do not tell is there as a comment. Gain and
+        read noise are measured, where the camera has no profile and the folder has the flats and
+        bias frames for it.
     """
     frames = find_frames(raw, Config())
     known = [frame for frame in frames if frame.setup is not None]
@@ -38,7 +41,7 @@ def draft_config(raw: str | Path) -> str:
         "# Lines that begin with '#' are defaults or examples; take the sign away to set them.",
         "",
         "[camera]",
-        *_camera_lines(camera, example),
+        *_camera_lines(raw, camera, frames, example),
         "",
         *_kind_lines(frames),
         *_dark_lines(camera),
@@ -46,7 +49,9 @@ def draft_config(raw: str | Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _camera_lines(camera: str, example: Frame | None) -> list[str]:
+def _camera_lines(
+    raw: str | Path, camera: str, frames: tuple[Frame, ...], example: Frame | None
+) -> list[str]:
     profile = find_profile_by_name(camera)
     # A frame of another size than the profile's has no geometry: it needs its own sections.
     if profile.name and example is not None and example.geometry is not None:
@@ -54,15 +59,48 @@ def _camera_lines(camera: str, example: Frame | None) -> list[str]:
     lines = [
         "# Sections are FITS text, x first, counted from 1, both ends included; 'none' uses none.",
         *_section_lines(example),
-        "# Needed for the UNCERT plane; flat and bias pairs measure them.",
-        "# gain_electron_per_adu = 1.0",
-        "# read_noise_electron = 10.0",
+        "# Needed for the UNCERT plane.",
+        *_noise_lines(raw, frames, example),
         "# Raw values from here on are flagged as saturated.",
         "# saturation_adu = 65535",
     ]
     if example is not None and example.exposure_time_s is None:
         lines += ['# exposure_keyword = "EXPTIME"', '# exposure_unit = "s"']
     return lines
+
+
+def _noise_lines(
+    raw: str | Path, frames: tuple[Frame, ...], example: Frame | None
+) -> list[str]:
+    """Gain and read noise as measured, or why they were not."""
+    own = [f for f in frames if example is not None and f.setup == example.setup]
+    detectors = measure_detectors(raw, own).detectors
+    measured = next((found for found in detectors if found.curve is not None), None)
+    if measured is None:
+        reasons = {found.why_not for found in detectors} or {"there are no flats and bias frames"}
+        return [
+            *(f"# Not measured: {reason}." for reason in sorted(reasons)),
+            "# gain_electron_per_adu = 1.0",
+            "# read_noise_electron = 10.0",
+        ]
+    return [
+        *(f"# {line}" for line in _tell_measurement(measured)),
+        f"gain_electron_per_adu = {measured.gain_electron_per_adu:.4g}",
+        f"read_noise_electron = {measured.read_noise_electron:.4g}",
+    ]
+
+
+def _tell_measurement(measured: MeasuredDetector) -> list[str]:
+    """What was measured, from what, and which cards say otherwise."""
+    n_flat, n_bias = len(measured.flat_pairs), len(measured.bias_pairs)
+    return [
+        f"Measured by flatcal from {n_flat} flat pair{'s'[: n_flat != 1]} and {n_bias} bias "
+        f"pair{'s'[: n_bias != 1]}:",
+        f"gain {measured.gain_electron_per_adu:.4g} +- "
+        f"{measured.gain_error_electron_per_adu:.2g} electron/ADU, read noise "
+        f"{measured.read_noise_electron:.4g} +- {measured.read_noise_error_electron:.2g} electron.",
+        *(caveat.text for caveat in measured.caveats),
+    ]
 
 
 def _section_lines(example: Frame | None) -> list[str]:

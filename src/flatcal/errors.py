@@ -61,6 +61,16 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "The header names no filter, so the frame is matched with other frames without one. "
             "Name the keyword in camera.filter_keyword."
         ),
+        "gain-doubt": (
+            "The gain or read noise that a card, a profile or a setting names is not what the "
+            "flats and bias frames show. A card GAIN is often an index of the controller. Set "
+            "camera.gain_electron_per_adu and camera.read_noise_electron to what was measured."
+        ),
+        "gain-not-measured": (
+            "Gain and read noise are measured from two flats of one filter and two bias frames of "
+            "the same set-up, neither dark nor saturated. Take them, or say with --kind which "
+            "frames they are."
+        ),
         "library": (
             "The library of masters cannot be opened or changed, or the file of a master in it is "
             "gone or was changed. The message says what is wrong and what to do; docs/library.md "

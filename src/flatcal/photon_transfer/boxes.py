@@ -160,6 +160,17 @@ def cut_boxes(image: Array, box_pixels: int = BOX_PIXELS) -> Array:
     return split.reshape(n_down * n_across, box_pixels**2)
 
 
+def difference_variance(
+    first: Array, second: Array, good: Array, box_pixels: int = BOX_PIXELS
+) -> tuple[Array, Array]:
+    """Variance of the difference of two strips in each box that is good enough, and its pixels."""
+    allowed = cut_boxes(good, box_pixels)
+    enough = allowed.mean(axis=1) >= _GOOD_FRACTION
+    difference = cut_boxes(np.asarray(first, np.float64) - second, box_pixels)
+    _, variance, n = clipped_moments(difference[enough], allowed[enough])
+    return variance, n
+
+
 def measure_boxes(strips: Iterable[PairStrip], box_pixels: int = BOX_PIXELS) -> Boxes:
     """Levels and variances in all boxes of a pair of flats.
 

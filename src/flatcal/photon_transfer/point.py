@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flatcal.photon_transfer.boxes import Boxes, lit_boxes, near_median
+
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,9 @@ class PhotonTransferPoint:
         return self.gain_electron_per_adu * relative
 
 
-def average_boxes(boxes: Boxes, read_variance_adu2: float | None = None) -> PhotonTransferPoint:
+def average_boxes(
+    boxes: Boxes, read_variance_adu2: tuple[float, float] | None = None
+) -> PhotonTransferPoint:
     """The boxes of a pair as one point.
 
     With the levels m1 = r m2 of the flats, the gain g and the variance R2 of a reading, the
@@ -60,8 +66,8 @@ def average_boxes(boxes: Boxes, read_variance_adu2: float | None = None) -> Phot
     ----------
     boxes : Boxes
         Of a pair.
-    read_variance_adu2 : float, optional
-        Variance of a reading; by default that of the bias pair.
+    read_variance_adu2 : tuple of float, optional
+        Variance of a reading, and its error; by default by the bias pair.
 
     Returns
     -------
@@ -69,9 +75,9 @@ def average_boxes(boxes: Boxes, read_variance_adu2: float | None = None) -> Phot
         The error is that of a variance of so many normal values, and larger where the boxes
         differ more among one another.
     """
-    read, read_error = _read_variance(boxes)
-    if read_variance_adu2 is not None:
-        read, read_error = read_variance_adu2, 0.0
+    read, read_error = read_variance_adu2 or average_read_variance(
+        boxes.bias_variance, boxes.n_pixels
+    )
     lit = lit_boxes(boxes)
     sum_of_both = 1 + lit.ratio
     per_level = (lit.variance - lit.read_factor * read) / sum_of_both / lit.level1
@@ -100,11 +106,16 @@ def average_boxes(boxes: Boxes, read_variance_adu2: float | None = None) -> Phot
     )
 
 
-def _read_variance(boxes: Boxes) -> tuple[float, float]:
-    """Variance of one bias frame, half that of their difference, with its error."""
-    values = boxes.bias_variance / 2
-    kept = near_median(values)
-    values, n = values[kept], boxes.n_pixels[kept]
+def average_read_variance(variances: Array, n_pixels: Array) -> tuple[float, float]:
+    """Variance of one bias frame from those of differences of two in boxes, and its error.
+
+    Parameters
+    ----------
+    variances, n_pixels : ndarray, shape (boxes,)
+        Variance of the difference, and the pixels that it comes from.
+    """
+    kept = near_median(variances)
+    values, n = variances[kept] / 2, n_pixels[kept]
     mean = float(np.average(values, weights=n))
     if mean == 0:
         return 0.0, 0.0

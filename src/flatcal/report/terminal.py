@@ -32,14 +32,14 @@ def _console() -> Console:
 def print_frames(frames: Sequence[Frame]) -> None:
     """What is in a folder, alike frames together, and what is wrong with them."""
     console = _console()
-    table = _table(None, "kind", "frames", "exposure s", "filter", "set temp. C", "shape", "camera")
+    table = make_table(None, "kind", "frames", "exposure s", "filter", "set temp. C", "shape", "camera")
     groups: dict[tuple[str | float, ...], list[Frame]] = {}
     for frame in frames:
         groups.setdefault(_likeness(frame), []).append(frame)
     for key, members in sorted(groups.items()):
         kind, exposure, *others = key
         shown = "" if exposure == _NO_EXPOSURE else f"{exposure:.6g}"
-        _add_row(table, str(kind), str(len(members)), shown, *map(str, others))
+        add_row(table, str(kind), str(len(members)), shown, *map(str, others))
     console.print(table)
     for slug, name, values in (
         ("mixed-binning", "binnings", {f.setup.binning for f in frames if f.setup}),
@@ -70,13 +70,13 @@ def print_plan(plan: Plan) -> None:
     """The masters, the frames with equal decisions together, and what is refused."""
     console = _console()
     if plan.masters:
-        table = _table("masters", "master", "made of", "each frame first")
+        table = make_table("masters", "master", "made of", "each frame first")
         for master in plan.masters:
-            _add_row(table, master.name, master.reason, _master_steps(master))
+            add_row(table, master.name, master.reason, _master_steps(master))
         console.print(table)
-    table = _table("frames", "kind", "frames", "steps", "why")
+    table = make_table("frames", "kind", "frames", "steps", "why")
     for members in _equal_decisions(f for f in plan.frames if f.steps and f.action != "refuse"):
-        _add_row(table, _kind(members[0]), _files(members), _steps(members), _why(members))
+        add_row(table, _kind(members[0]), _files(members), _steps(members), _why(members))
     if table.row_count:
         console.print(table)
     _print_overscans(console, plan)
@@ -198,7 +198,7 @@ def print_result(result: RunResult) -> None:
 
 def _products_table(products: Sequence[ProductRecord]) -> Table:
     """Each master; calibrated frames folder by folder when there are many."""
-    table = _table("outputs", "file", "inputs", "median", "pixels flagged")
+    table = make_table("outputs", "file", "inputs", "median", "pixels flagged")
     folders: dict[str, list[ProductRecord]] = {}
     for product in sorted(products, key=lambda p: (p.kind.value, p.output)):
         folders.setdefault(product.output.split("/")[0], []).append(product)
@@ -206,9 +206,9 @@ def _products_table(products: Sequence[ProductRecord]) -> Table:
         if folder == "masters" or len(members) <= _FILES_SHOWN:
             for product in members:
                 inputs = str(len(product.inputs))
-                _add_row(table, product.output, inputs, *_figures([product]))
+                add_row(table, product.output, inputs, *_figures([product]))
         else:
-            _add_row(table, f"{folder}/ ({len(members)} files)", "1 each", *_figures(members))
+            add_row(table, f"{folder}/ ({len(members)} files)", "1 each", *_figures(members))
     return table
 
 
@@ -226,12 +226,12 @@ def _range(values: Sequence[float], style: str) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _add_row(table: Table, *cells: str) -> None:
+def add_row(table: Table, *cells: str) -> None:
     """A row of plain text: header text may hold what looks like markup."""
     table.add_row(*map(escape, cells))
 
 
-def _table(title: str | None, *columns: str) -> Table:
+def make_table(title: str | None, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", header_style="bold", show_lines=False)
     for column in columns:
         table.add_column(column, overflow="fold")
