@@ -69,9 +69,7 @@ def _camera_lines(
     return lines
 
 
-def _noise_lines(
-    raw: str | Path, frames: tuple[Frame, ...], example: Frame | None
-) -> list[str]:
+def _noise_lines(raw: str | Path, frames: tuple[Frame, ...], example: Frame | None) -> list[str]:
     """Gain and read noise as measured, or why they were not."""
     own = [f for f in frames if example is not None and f.setup == example.setup]
     detectors = measure_detectors(raw, own).detectors

@@ -155,6 +155,10 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "There is no flat in this filter that could be calibrated. Take flats, or set "
             "science.flat_required = false."
         ),
+        "no-run": (
+            "The folder holds no finished run: plan.json or run.json is not there, or was written "
+            "by another version. Name the output folder of flatcal run."
+        ),
         "output-exists": (
             "The output folder holds files that this command did not make or that would change. "
             "Choose another folder, or say --overwrite."

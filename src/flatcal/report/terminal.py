@@ -32,7 +32,9 @@ def _console() -> Console:
 def print_frames(frames: Sequence[Frame]) -> None:
     """What is in a folder, alike frames together, and what is wrong with them."""
     console = _console()
-    table = make_table(None, "kind", "frames", "exposure s", "filter", "set temp. C", "shape", "camera")
+    table = make_table(
+        None, "kind", "frames", "exposure s", "filter", "set temp. C", "shape", "camera"
+    )
     groups: dict[tuple[str | float, ...], list[Frame]] = {}
     for frame in frames:
         groups.setdefault(_likeness(frame), []).append(frame)

@@ -1,0 +1,133 @@
+"""The output folder of a run, and the raw frames that it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from flatcal.errors import ConfigError
+from flatcal.frame import Detector, Kind
+from flatcal.photon_transfer.raw import RawImage
+from flatcal.plan import FramePlan, MasterPlan, Plan, Step
+from flatcal.records import ProductRecord, RunRecord
+from flatcal.section import parse_section
+
+_Record = TypeVar("_Record", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class ReducedNight:
+    """What a run has made, by its plan.json and run.json.
+
+    Attributes
+    ----------
+    out : Path
+        The output folder.
+    plan : Plan
+        The plan.
+    run : RunRecord
+        What became of it.
+    """
+
+    out: Path
+    plan: Plan
+    run: RunRecord
+
+    @cached_property
+    def frames(self) -> dict[str, FramePlan]:
+        """Plan of each raw frame, by its file."""
+        return {frame.file: frame for frame in self.plan.frames}
+
+    @property
+    def raw(self) -> Path:
+        """The raw folder."""
+        return Path(self.plan.raw)
+
+    @property
+    def why_no_raw(self) -> str:
+        """Why no test of raw frames is possible; empty where they are there."""
+        return "" if self.raw.is_dir() else f"the raw frames are no longer at {self.raw}"
+
+    def masters(self, kind: Kind) -> list[tuple[MasterPlan, ProductRecord]]:
+        """Masters of a kind that the run has made."""
+        return [
+            (master, self.run.products[master.output])
+            for master in self.plan.masters
+            if master.kind is kind and master.output in self.run.products
+        ]
+
+    def calibrated(self, kind: Kind) -> list[FramePlan]:
+        """Frames of a kind that were calibrated and written."""
+        return [
+            frame
+            for frame in self.plan.frames
+            if frame.kind is kind and frame.output in self.run.products
+        ]
+
+    def inputs(self, product: ProductRecord) -> list[FramePlan]:
+        """The raw frames that went into an output."""
+        return [self.frames[file] for file in product.inputs]
+
+    def path_of_master(self, name: str) -> Path:
+        """File of a master, in the output folder or in the library."""
+        master = self.plan.master(name)
+        return self.out / master.output if master.stored is None else Path(master.stored.path)
+
+    def raw_image(self, frame: FramePlan, steps: tuple[Step, ...]) -> RawImage:
+        """How a raw frame is read, with the overscan and the section of these steps."""
+        assert frame.storage is not None
+        assert frame.shape is not None
+        assert frame.detector is not None
+        by_name = {step.name: step for step in steps}
+        overscan, trim = by_name.get("subtract_overscan"), by_name.get("trim_image")
+
+        def section_of(step: Step | None) -> tuple[slice, slice] | None:
+            if step is None or step.section is None or frame.shape is None:
+                return None
+            return parse_section(step.section, frame.shape)
+
+        return RawImage(
+            self.raw / frame.file,
+            frame.storage,
+            frame.shape,
+            section_of(trim),
+            section_of(overscan),
+            (overscan.statistic if overscan else None) or "median",
+            frame.detector.saturation_adu,
+        )
+
+
+def open_night(out: str | Path) -> ReducedNight:
+    """Read plan.json and run.json of an output folder.
+
+    Raises
+    ------
+    ConfigError
+        When one of them is not there or is of another version.
+    """
+    folder = Path(out)
+    return ReducedNight(
+        folder, _load(folder / "plan.json", Plan), _load(folder / "run.json", RunRecord)
+    )
+
+
+def _load(path: Path, model: type[_Record]) -> _Record:
+    try:
+        return model.model_validate_json(path.read_bytes())
+    except OSError as error:
+        text = f"{path} cannot be read: {error.strerror}; name the output folder of a run"
+        raise ConfigError("no-run", text) from error
+    except ValidationError as error:
+        text = f"{path} is not of this version of flatcal; run again with it"
+        raise ConfigError("no-run", text) from error
+
+
+def read_variance_adu2(detector: Detector) -> float:
+    """Square of the read noise in ADU, of a detector whose noise is known."""
+    assert detector.gain_electron_per_adu is not None
+    assert detector.read_noise_electron is not None
+    return (detector.read_noise_electron / detector.gain_electron_per_adu) ** 2

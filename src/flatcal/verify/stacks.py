@@ -1,0 +1,157 @@
+"""Bias frames and darks against their masters, and the halves of a stack against one another."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flatcal.frame import Detector
+from flatcal.photon_transfer.boxes import clipped_moments
+from flatcal.photon_transfer.raw import OpenImage, RawImage, sample_bands
+from flatcal.plan import FramePlan, MasterPlan
+from flatcal.records import ProductRecord
+from flatcal.verify.night import ReducedNight, read_variance_adu2
+from flatcal.verify.planes import SAMPLE_PIXELS, Sample, read_sample
+from flatcal.verify.records import Check, judge, judge_scatter, not_possible
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Stack:
+    """A master of raw frames, with what its frames have lost.
+
+    Attributes
+    ----------
+    master : Sample
+        Of the master.
+    bias : Sample or None
+        Of the bias that went off each frame.
+    detector : Detector
+        Assumed gain and read noise.
+    n : int
+        Frames in it.
+    """
+
+    master: Sample
+    bias: Sample | None
+    detector: Detector
+    n: int
+
+    def residual(self, image: RawImage) -> tuple[Array, Array]:
+        """A raw frame less bias and master, and which pixels are good."""
+        bands = sample_bands(image.kept_shape, SAMPLE_PIXELS)
+        with OpenImage(image) as opened:
+            parts = [opened.read(rows) for rows in bands]
+        values, good = (np.concatenate(column) for column in zip(*parts, strict=True))
+        good &= self.master.good
+        if self.bias is not None:
+            values -= self.bias.data
+            good &= self.bias.good
+        return values - self.master.data, good
+
+    def predicted_variance(self, level_factor: float) -> Array | float:
+        """Variance of one frame: reading, overscan level, and dark current where it is known."""
+        read = read_variance_adu2(self.detector) * level_factor
+        if self.bias is None:
+            return read
+        gain = self.detector.gain_electron_per_adu
+        return read + np.maximum(self.master.data.astype(np.float64), 0) / gain
+
+    @property
+    def own_variance(self) -> Array | None:
+        """Variance of the master without the part that all its frames share."""
+        std = self.master.std
+        if std is None or not self.master.noise_model:
+            return None
+        variance = std.astype(np.float64) ** 2
+        if self.bias is not None and self.bias.std is not None:
+            variance -= self.bias.std.astype(np.float64) ** 2
+        return variance
+
+
+def verify_stack(
+    night: ReducedNight, master: MasterPlan, product: ProductRecord
+) -> Iterator[Check]:
+    """Test a master bias or master dark against its raw frames.
+
+    Yields
+    ------
+    Check
+        The tests whose names begin with the kind of the master.
+    """
+    kind = master.kind.value
+    frames = night.inputs(product)
+    detector = frames[0].detector
+    assert detector is not None
+    why_not = night.why_no_raw
+    if not why_not and not detector.noise_known:
+        why_not = "gain and read noise are not known"
+    if not why_not and len(frames) < 2:
+        why_not = "the master is of one frame"
+    if why_not:
+        for test in ("mean", "noise", "halves", "uncertainty"):
+            yield not_possible(f"{kind}-{test}", master.output, why_not)
+        return
+    bias_name = next((s.master for s in master.steps if s.name == "subtract_bias"), None)
+    stack = _Stack(
+        read_sample(night.path_of_master(master.name)),
+        None if bias_name is None else read_sample(night.path_of_master(bias_name)),
+        detector,
+        len(frames),
+    )
+    images = [night.raw_image(frame, master.steps) for frame in frames]
+    yield from _verify_frames(kind, frames, images, stack)
+    yield from _verify_halves(kind, master, images, stack)
+
+
+def _verify_frames(
+    kind: str, frames: list[FramePlan], images: list[RawImage], stack: _Stack
+) -> Iterator[Check]:
+    factor = images[0].level_factor
+    noise = math.sqrt(read_variance_adu2(stack.detector) * factor)
+    predicted = np.sqrt(stack.predicted_variance(factor) * (1 - 1 / stack.n))
+    for frame, image in zip(frames, images, strict=True):
+        residual, good = stack.residual(image)
+        mean = clipped_moments(residual.ravel(), good.ravel())[0]
+        yield judge(
+            f"{kind}-mean", frame.file, float(mean), noise,
+            "the noise of one reading", unit="ADU",
+        )  # fmt: skip
+        pull = (residual / predicted).ravel()
+        _, variance, n = clipped_moments(pull, good.ravel())
+        yield judge_scatter(f"{kind}-noise", frame.file, math.sqrt(variance), int(n))
+
+
+def _verify_halves(
+    kind: str, master: MasterPlan, images: list[RawImage], stack: _Stack
+) -> Iterator[Check]:
+    """Even against odd frames; their difference holds neither the fixed pattern nor the bias."""
+    difference, good, weight = 0.0, np.ones_like(stack.master.good), 0.0
+    for parity, sign in ((0, 1), (1, -1)):
+        half = images[parity::2]
+        weight += 1 / len(half)
+        for image in half:
+            residual, its_good = stack.residual(image)
+            difference = difference + sign / len(half) * residual
+            good &= its_good
+    values, kept = np.ravel(difference), good.ravel()
+    mean = float(clipped_moments(values, kept)[0])
+    noise = math.sqrt(read_variance_adu2(stack.detector) * images[0].level_factor * weight)
+    yield judge(
+        f"{kind}-halves", master.output, mean, noise,
+        "the noise of one pixel of the difference", unit="ADU",
+    )  # fmt: skip
+    variance = stack.own_variance
+    if variance is None:
+        why_not = "the master has no UNCERT from a noise model"
+        yield not_possible(f"{kind}-uncertainty", master.output, why_not)
+        return
+    predicted = np.sqrt(np.maximum(variance, 1e-12) * stack.n * weight).ravel()
+    _, scatter, n = clipped_moments((values - mean) / predicted, kept)
+    yield judge_scatter(f"{kind}-uncertainty", master.output, math.sqrt(scatter), int(n))
