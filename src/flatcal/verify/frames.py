@@ -22,6 +22,13 @@ _HOT_SIGMA: Final = 20.0
 _LEAST_HOT: Final = 20
 # A factor that is twice or half as large as it should be leaves this part of the dark.
 _WORTH_FINDING: Final = 0.5
+# Half a band of rows: so many rows of differences there are.
+_ROW_BOX: Final = 16
+# Distance of the quartiles of a normal distribution, in standard deviations.
+_QUARTILES: Final = 1.349
+# Where noise differs by so much more from box to box than by chance, a good part of the boxes
+# holds stars, and a median over boxes is no longer that of the sky.
+_CROWDED: Final = 2.0
 # Dark current doubles in about so many degrees, at the least.
 _DOUBLING_C: Final = 5.0
 
@@ -29,8 +36,9 @@ _DOUBLING_C: Final = 5.0
 def verify_noise(night: ReducedNight, frame: FramePlan) -> Iterator[Check]:
     """Test UNCERT of a science frame by the difference of neighbouring rows.
 
-    Sky and other light that is smooth cancels; stars are outliers. Rows rather than columns,
-    because each row has its own error of the overscan level, which is in UNCERT.
+    Sky and other light that is smooth cancels; the median over boxes does not see the few that
+    hold stars. Rows rather than columns, because each row has its own error of the overscan
+    level, which is in UNCERT.
     """
     assert frame.output is not None
     sample = read_sample(night.out / frame.output)
@@ -41,8 +49,22 @@ def verify_noise(night: ReducedNight, frame: FramePlan) -> Iterator[Check]:
     good = sample.good[::2] & sample.good[1::2]
     difference = sample.data[::2].astype(np.float64) - sample.data[1::2]
     pulls = difference / np.sqrt(np.where(good, variance[::2] + variance[1::2], 1.0))
-    _, scatter, n = clipped_moments(pulls.ravel(), good.ravel(), clip_sigma=3.0)
-    yield judge_scatter("science-uncertainty", frame.output, math.sqrt(scatter), int(n))
+    _, scatters, n = clipped_moments(cut_boxes(pulls, _ROW_BOX), cut_boxes(good, _ROW_BOX))
+    scatters = np.sqrt(scatters[n > _ROW_BOX**2 / 2])
+    if not scatters.size:
+        yield not_possible("science-uncertainty", frame.output, "there is no good box")
+        return
+    low, middle, high = np.percentile(scatters, (25, 50, 75))
+    by_noise = _QUARTILES / (math.sqrt(2) * _ROW_BOX)
+    if high / low - 1 > _CROWDED * by_noise:
+        why_not = (
+            f"the field is crowded: the noise of boxes differs by {high / low - 1:.0%} between "
+            f"quartiles, and chance makes it {by_noise:.0%}"
+        )
+        yield not_possible("science-uncertainty", frame.output, why_not)
+        return
+    error = math.sqrt(math.pi / 2) / math.sqrt(2 * int(n.sum()))
+    yield judge_scatter("science-uncertainty", frame.output, float(middle), 0, error=error)
 
 
 def verify_dark(night: ReducedNight, frame: FramePlan) -> Iterator[Check]:
@@ -81,8 +103,9 @@ def verify_dark(night: ReducedNight, frame: FramePlan) -> Iterator[Check]:
     else:
         yield judge(
             "dark-left", frame.output, left, drift + N_SIGMA * error,
-            f"dark current changes by {drift:.1%} in {degrees:g} degrees, and {N_SIGMA:g} standard "
-            f"errors ({N_SIGMA * error:.2g})",
+            "0 is right, -1 that the frame held no such dark; dark current changes by "
+            f"{drift:.1%} in {degrees:g} degrees, and {N_SIGMA:g} standard errors "
+            f"({N_SIGMA * error:.2g})",
         )  # fmt: skip
 
 

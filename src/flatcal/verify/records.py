@@ -35,7 +35,7 @@ TESTS: Final[dict[str, str]] = {
     "science-uncertainty": "scatter between neighbouring rows, over UNCERT",
     "gain": "gain by flat pairs, over the gain that was assumed",
     "read-noise": "read noise by bias pairs, over the one that was assumed",
-    "photon-transfer": "noise of the pair that departs most from the photon transfer curve, over it",
+    "photon-transfer": "noise of the flat pair that departs most from the fitted curve, over it",
 }
 
 

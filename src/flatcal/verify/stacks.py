@@ -132,13 +132,14 @@ def _verify_halves(
     kind: str, master: MasterPlan, images: list[RawImage], stack: _Stack
 ) -> Iterator[Check]:
     """Even against odd frames; their difference holds neither the fixed pattern nor the bias."""
-    difference, good, weight = 0.0, np.ones_like(stack.master.good), 0.0
+    difference = np.zeros(stack.master.good.shape)
+    good, weight = stack.master.good.copy(), 0.0
     for parity, sign in ((0, 1), (1, -1)):
         half = images[parity::2]
         weight += 1 / len(half)
         for image in half:
             residual, its_good = stack.residual(image)
-            difference = difference + sign / len(half) * residual
+            difference += sign / len(half) * residual
             good &= its_good
     values, kept = np.ravel(difference), good.ravel()
     mean = float(clipped_moments(values, kept)[0])

@@ -64,18 +64,20 @@ def _verify_setup(
             yield not_possible(test, subject, why_not)
         return
     curve = found.curve
-    for test, value, error, stated in (
+    for test, value, value_error, stated in (
         ("gain", curve.gain_electron_per_adu, curve.gain_error_electron_per_adu,
          assumed.gain_electron_per_adu),
         ("read-noise", found.read_noise_electron, found.read_noise_error_electron,
          assumed.read_noise_electron),
     ):  # fmt: skip
         if not stated:
-            text = f"none was assumed; the pairs give {value:.4g} +- {error:.2g}"
+            text = f"none was assumed; the pairs give {value:.4g} +- {value_error:.2g}"
             yield not_possible(test, subject, text)
             continue
-        chance = N_SIGMA * error / stated
-        reason = f"{value:.4g} +- {error:.2g} by pairs, {stated:g} assumed; {TOLERANCE:.0%} and "
+        chance = N_SIGMA * value_error / stated
+        reason = (
+            f"{value:.4g} +- {value_error:.2g} by pairs, {stated:g} assumed; {TOLERANCE:.0%} and "
+        )
         reason += f"{N_SIGMA:g} standard errors"
         yield judge(test, subject, value / stated, TOLERANCE + chance, reason, expected=1.0)
     yield _verify_curve(subject, curve)
