@@ -150,13 +150,12 @@ def _quartile_moments(values: Array, good: Array) -> tuple[Array, Array]:
     values, good = values[..., ::step], good[..., ::step]
     ordered = np.sort(np.where(good, values, np.inf), axis=-1)
     last = np.maximum(good.sum(axis=-1) - 1, 0)
+    ordered[~np.isfinite(ordered)] = 0  # behind the last good value, or all where none is good
     low, centre, high = (
         np.take_along_axis(ordered, (last * part).astype(int)[..., None], -1)[..., 0]
         for part in (0.25, 0.5, 0.75)
     )
-    centre = np.where(np.isfinite(centre), centre, 0.0)
-    std = np.where(np.isfinite(high), 0.7413 * (high - low), 0.0)
-    return centre, np.maximum(std, _LEAST_STD_ADU)
+    return centre, np.maximum(0.7413 * (high - low), _LEAST_STD_ADU)
 
 
 def cut_boxes(image: Array, box_pixels: int = BOX_PIXELS) -> Array:

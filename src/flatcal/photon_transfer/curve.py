@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import curve_fit
+from scipy.optimize import OptimizeWarning, curve_fit
 
 from flatcal.photon_transfer.point import PhotonTransferPoint
 
@@ -203,9 +204,12 @@ def _fit_brighter_fatter(points: Sequence[PhotonTransferPoint], start: _Fit) -> 
         return result
 
     try:
-        (k, bend), covariance = curve_fit(
-            model, level, variance, (start.k, 0.0), sigma=error, absolute_sigma=True
-        )
+        with warnings.catch_warnings():
+            # Points of one level give no covariance; that is seen below.
+            warnings.simplefilter("ignore", OptimizeWarning)
+            (k, bend), covariance = curve_fit(
+                model, level, variance, (start.k, 0.0), sigma=error, absolute_sigma=True
+            )
     except RuntimeError:  # it did not converge: the points hold no such curve
         return None
     if not np.isfinite(covariance).all() or k <= 0:
