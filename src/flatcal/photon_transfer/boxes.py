@@ -60,7 +60,8 @@ class Boxes:
     Attributes
     ----------
     level1, ratio : ndarray
-        Level of the first flat above the bias in ADU, and what it is in units of the second's.
+        Level of the first flat above the bias in ADU, and what it is in units of the second's;
+        0 where the second has no light.
     variance : ndarray
         Of the first flat less `ratio` times the second.
     n_pixels : ndarray
@@ -232,10 +233,11 @@ def _measure_strip(strip: PairStrip, box_pixels: int) -> Boxes:
         flat1 -= bias
         flat2 -= bias
     centre1, centre2 = (_quartile_moments(flat, good)[0] for flat in (flat1, flat2))
-    ratio = centre1 / np.where(centre2 == 0, np.nan, centre2)
+    lit = centre2 > 0
+    ratio = np.where(lit, centre1 / np.where(lit, centre2, 1.0), 0.0)
     _, variance, n = clipped_moments(flat1 - ratio[:, None] * flat2, good)
     level1 = clipped_moments(flat1, good)[0]
-    known = np.isfinite(ratio) & np.isfinite(variance) & np.isfinite(bias_variance)
+    known = np.isfinite(level1) & np.isfinite(variance) & np.isfinite(bias_variance)
     return Boxes(level1, ratio, variance, n, bias_variance)[known]
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flatcal.errors import FrameError
 from flatcal.photon_transfer.boxes import Boxes, lit_boxes, near_median
 
 Array = NDArray[Any]
+
+# A gain from a weaker signal would be no measurement.
+_LEAST_SIGMA: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,11 @@ def average_boxes(
     PhotonTransferPoint
         The error is that of a variance of so many normal values, and larger where the boxes
         differ more among one another.
+
+    Raises
+    ------
+    FrameError
+        When the light adds nothing to the variance that could be told from chance.
     """
     read, read_error = read_variance_adu2 or average_read_variance(
         boxes.bias_variance, boxes.n_pixels
@@ -91,13 +100,18 @@ def average_boxes(
     pull = (lit.variance - expected) / (expected * np.sqrt(2 / n))
     statistical = np.sqrt((2 * n * (expected / sum_of_both) ** 2).sum()) / n.sum()
     from_read = float(np.average(lit.read_factor / sum_of_both, weights=n)) * read_error
+    error = float(np.hypot(statistical * max(1.0, float(pull.std())), from_read))
+    if shot <= _LEAST_SIGMA * error:
+        raise FrameError(
+            "gain-not-measured",
+            f"flats of {level:.4g} ADU above the bias differ by a variance that is "
+            f"{shot:.4g} +- {error:.2g} ADU^2 above that of the bias frames; use brighter flats",
+        )
     return PhotonTransferPoint(
         level1_adu=level,
         level2_adu=float(np.average(lit.level1 / lit.ratio, weights=n)),
         shot_variance_adu2=shot,
-        shot_variance_error_adu2=float(
-            np.hypot(statistical * max(1.0, float(pull.std())), from_read)
-        ),
+        shot_variance_error_adu2=error,
         read_variance_adu2=read,
         read_variance_error_adu2=read_error,
         n_pixels=int(n.sum()),
