@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -66,10 +66,14 @@ class PhotonTransferCurve:
 
 @dataclass(frozen=True, slots=True)
 class _Fit:
-    """Inverse gain k, and the coefficient a00; errors and chi-square of the fit."""
+    """Inverse gain k, and the coefficient a00; errors and chi-square of the fit.
+
+    `k_statistical` is the error by the points' own errors, without what chi-square adds.
+    """
 
     k: float
     k_error: float
+    k_statistical: float
     a00: float | None
     a00_error: float | None
     chi_square_reduced: float | None
@@ -168,8 +172,10 @@ def _choose_fit(
         told = "one pair tells" if len(points) == 1 else "two pairs tell"
         return linear, "linear", f"{told} no brighter-fatter term; three levels would"
     full = _fit_brighter_fatter(points, linear)
-    if full is None or full.relative_error > _LARGEST_GAIN_ERROR:
-        reached = "" if full is None else f" (the gain would be known to {full.relative_error:.1%})"
+    if full is None or full.k_statistical > _LARGEST_GAIN_ERROR * full.k:
+        reached = ""
+        if full is not None:
+            reached = f" (the gain would be known to {full.k_statistical / full.k:.1%})"
         text = f"levels of {levels} do not tell the brighter-fatter term from the gain{reached}"
         return linear, "linear", text
     return full, "brighter-fatter", f"{len(points)} pairs of {levels} tell it"
@@ -189,7 +195,7 @@ def _fit_linear(points: Sequence[PhotonTransferPoint]) -> _Fit:
     weights = level / error**2
     k = float((weights * variance).sum() / (weights * level).sum())
     k_error = float(1 / np.sqrt((weights * level).sum()))
-    return _inflate(_Fit(k, k_error, None, None, None), (variance - k * level) / error, 1)
+    return _inflate(_Fit(k, k_error, k_error, None, None, None), (variance - k * level) / error, 1)
 
 
 def _fit_brighter_fatter(points: Sequence[PhotonTransferPoint], start: _Fit) -> _Fit | None:
@@ -215,9 +221,11 @@ def _fit_brighter_fatter(points: Sequence[PhotonTransferPoint], start: _Fit) -> 
     if not np.isfinite(covariance).all() or k <= 0:
         return None
     slope = np.array([bend, k]) / (2 * highest)
+    k_error = float(np.sqrt(covariance[0, 0]))
     fit = _Fit(
         float(k),
-        float(np.sqrt(covariance[0, 0])),
+        k_error,
+        k_error,
         float(bend * k / (2 * highest)),
         float(np.sqrt(slope @ covariance @ slope)),
         None,
@@ -233,4 +241,6 @@ def _inflate(fit: _Fit, pulls: Array, n_parameters: int) -> _Fit:
     chi_square = float((pulls**2).sum() / freedom)
     factor = max(1.0, math.sqrt(chi_square))
     a00_error = None if fit.a00_error is None else fit.a00_error * factor
-    return _Fit(fit.k, fit.k_error * factor, fit.a00, a00_error, chi_square)
+    return replace(
+        fit, k_error=fit.k_error * factor, a00_error=a00_error, chi_square_reduced=chi_square
+    )

@@ -105,7 +105,8 @@ def average_boxes(
         raise FrameError(
             "gain-not-measured",
             f"flats of {level:.4g} ADU above the bias differ by a variance that is "
-            f"{shot:.4g} +- {error:.2g} ADU^2 above that of the bias frames; use flats with light that are not saturated",
+            f"{shot:.4g} +- {error:.2g} ADU^2 above that of the bias frames; use flats with "
+            "light that are not saturated",
         )
     return PhotonTransferPoint(
         level1_adu=level,

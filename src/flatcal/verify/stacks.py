@@ -106,18 +106,69 @@ def verify_stack(
         len(frames),
     )
     images = [night.raw_image(frame, master.steps) for frame in frames]
-    yield from _verify_frames(kind, frames, images, stack)
-    yield from _verify_halves(kind, master, images, stack)
+    halves = _Halves(stack, images)
+    yield from _verify_frames(kind, frames, images, stack, halves)
+    yield from halves.verify(kind, master.output)
+
+
+class _Halves:
+    """Even frames less odd ones: a difference without fixed pattern, bias and master.
+
+    Parameters
+    ----------
+    stack : _Stack
+        The master.
+    images : list of RawImage
+        Its frames.
+    """
+
+    def __init__(self, stack: _Stack, images: list[RawImage]) -> None:
+        self.stack = stack
+        self.difference = np.zeros(stack.master.good.shape)
+        self.good = stack.master.good.copy()
+        self.n_in_half = (len(images[::2]), len(images[1::2]))
+        # Variance of the difference, in units of that of one frame.
+        self.weight = sum(1 / n for n in self.n_in_half)
+        self.noise = math.sqrt(
+            read_variance_adu2(stack.detector) * images[0].level_factor * self.weight
+        )
+
+    def add(self, number: int, residual: Array, good: Array) -> None:
+        """Add the frame of that number."""
+        self.difference += (1, -1)[number % 2] / self.n_in_half[number % 2] * residual
+        self.good &= good
+
+    def verify(self, kind: str, subject: str) -> Iterator[Check]:
+        """Test mean and scatter, when all frames have been added."""
+        values, good = self.difference.ravel(), self.good.ravel()
+        mean = float(clipped_moments(values, good)[0])
+        yield judge(
+            f"{kind}-halves", subject, mean, self.noise,
+            "the noise of one pixel of the difference", unit="ADU",
+        )  # fmt: skip
+        variance = self.stack.own_variance
+        if variance is None:
+            why_not = "the master has no UNCERT from a noise model"
+            yield not_possible(f"{kind}-uncertainty", subject, why_not)
+            return
+        predicted = np.sqrt(np.maximum(variance, 1e-12) * self.stack.n * self.weight).ravel()
+        _, scatter, n = clipped_moments((values - mean) / predicted, good)
+        yield judge_scatter(f"{kind}-uncertainty", subject, math.sqrt(scatter), int(n))
 
 
 def _verify_frames(
-    kind: str, frames: list[FramePlan], images: list[RawImage], stack: _Stack
+    kind: str,
+    frames: list[FramePlan],
+    images: list[RawImage],
+    stack: _Stack,
+    halves: _Halves,
 ) -> Iterator[Check]:
     factor = images[0].level_factor
     noise = math.sqrt(read_variance_adu2(stack.detector) * factor)
     predicted = np.sqrt(stack.predicted_variance(factor) * (1 - 1 / stack.n))
-    for frame, image in zip(frames, images, strict=True):
+    for number, (frame, image) in enumerate(zip(frames, images, strict=True)):
         residual, good = stack.residual(image)
+        halves.add(number, residual, good)
         mean = clipped_moments(residual.ravel(), good.ravel())[0]
         yield judge(
             f"{kind}-mean", frame.file, float(mean), noise,
@@ -126,33 +177,3 @@ def _verify_frames(
         pull = (residual / predicted).ravel()
         _, variance, n = clipped_moments(pull, good.ravel())
         yield judge_scatter(f"{kind}-noise", frame.file, math.sqrt(variance), int(n))
-
-
-def _verify_halves(
-    kind: str, master: MasterPlan, images: list[RawImage], stack: _Stack
-) -> Iterator[Check]:
-    """Even against odd frames; their difference holds neither the fixed pattern nor the bias."""
-    difference = np.zeros(stack.master.good.shape)
-    good, weight = stack.master.good.copy(), 0.0
-    for parity, sign in ((0, 1), (1, -1)):
-        half = images[parity::2]
-        weight += 1 / len(half)
-        for image in half:
-            residual, its_good = stack.residual(image)
-            difference += sign / len(half) * residual
-            good &= its_good
-    values, kept = np.ravel(difference), good.ravel()
-    mean = float(clipped_moments(values, kept)[0])
-    noise = math.sqrt(read_variance_adu2(stack.detector) * images[0].level_factor * weight)
-    yield judge(
-        f"{kind}-halves", master.output, mean, noise,
-        "the noise of one pixel of the difference", unit="ADU",
-    )  # fmt: skip
-    variance = stack.own_variance
-    if variance is None:
-        why_not = "the master has no UNCERT from a noise model"
-        yield not_possible(f"{kind}-uncertainty", master.output, why_not)
-        return
-    predicted = np.sqrt(np.maximum(variance, 1e-12) * stack.n * weight).ravel()
-    _, scatter, n = clipped_moments((values - mean) / predicted, kept)
-    yield judge_scatter(f"{kind}-uncertainty", master.output, math.sqrt(scatter), int(n))
