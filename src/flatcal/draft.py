@@ -78,6 +78,7 @@ def _noise_lines(raw: str | Path, frames: tuple[Frame, ...], example: Frame | No
         reasons = {found.why_not for found in detectors} or {"there are no flats and bias frames"}
         return [
             *(f"# Not measured: {reason}." for reason in sorted(reasons)),
+            "# 'flatcal measure RAW --kind ...' measures them where headers call flats otherwise.",
             "# gain_electron_per_adu = 1.0",
             "# read_noise_electron = 10.0",
         ]

@@ -22,6 +22,7 @@ from flatcal.cli import app
 from flatcal.errors import MESSAGES
 from flatcal.flags import MEANING
 from flatcal.recipe import CombineSettings, Config, DarkSettings
+from flatcal.verify.records import TESTS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -210,6 +211,11 @@ def test_the_table_of_flags_is_that_of_the_program():
     table = rows(section(DOCS / "outputs.md", "MASK"))
     flags = [[f"`{flag.value}`", f"`{flag.name}`", text] for flag, text in MEANING.items()]
     assert [row[:3] for row in table] == flags
+
+
+def test_every_test_of_verify_is_on_its_page():
+    table = rows(section(DOCS / "verify.md", "Tests"))
+    assert [row[0].strip("`") for row in table] == list(TESTS)
 
 
 @pytest.mark.parametrize("profile", load_profiles(), ids=lambda profile: profile.name)
