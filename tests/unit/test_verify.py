@@ -331,6 +331,21 @@ def test_without_gain_the_noise_cannot_be_tested(transfer, tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("read_noise", [0.0, 8.0])
+def test_images_that_are_smaller_than_a_box(tmp_path, put_frame, read_noise):
+    rng = np.random.default_rng(1)
+    for i in range(3):
+        for name, kind, level in (("b", "BIAS", 1000), ("f", "FLAT", 9000), ("s", "LIGHT", 2000)):
+            data = rng.normal(level, 4, (20, 24)).round().astype(np.uint16)
+            put_frame(tmp_path / "raw" / f"{name}{i}.fits", kind, 1.0 * (name != "b"), data)
+    settings = TRANSFER.replace("electron = 8.0", f"electron = {read_noise}")
+    verification = reduce(tmp_path / "raw", settings, tmp_path / "out").verification
+    gain = next(check for check in verification.checks if check.test == "gain")
+    assert gain.verdict is Verdict.NOT_POSSIBLE
+    outputs = [check for check in verification.checks if check.test == "outputs"]
+    assert {check.verdict for check in outputs} == {Verdict.PASS}
+
+
 def test_exit_codes_and_forms(lfc, spoilt_lfc, tmp_path):
     runner = CliRunner()
     good = runner.invoke(app, ["verify", str(lfc.out), "--json"])

@@ -120,6 +120,9 @@ def clipped_moments(
     mean, variance, n : ndarray, shape (...)
         NaN where fewer than two values are left.
     """
+    if values.shape[-1] == 0:
+        nothing = np.full(values.shape[:-1], np.nan)
+        return nothing, nothing, np.zeros(values.shape[:-1], int)
     good = np.isfinite(values) if good is None else good & np.isfinite(values)
     values = np.where(good, values, 0.0)
     centre, std = _quartile_moments(values, good)

@@ -128,7 +128,17 @@ def average_read_variance(variances: Array, n_pixels: Array) -> tuple[float, flo
     ----------
     variances, n_pixels : ndarray, shape (boxes,)
         Variance of the difference, and the pixels that it comes from.
+
+    Raises
+    ------
+    FrameError
+        When there is no box.
     """
+    if not variances.size:
+        raise FrameError(
+            "gain-not-measured",
+            "no box of 32 x 32 pixels of the bias frames is good; use larger ones",
+        )
     kept = near_median(variances)
     values, n = variances[kept] / 2, n_pixels[kept]
     mean = float(np.average(values, weights=n))

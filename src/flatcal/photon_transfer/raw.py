@@ -130,9 +130,12 @@ def sample_bands(shape: tuple[int, int], most_pixels: int) -> tuple[slice, ...]:
     shape : tuple of int
         Rows and columns.
     most_pixels : int
-        As many as they may hold in all; eight bands are given in any case.
+        As many as they may hold in all; eight bands are given in any case. An image that is lower
+        than a box is one band.
     """
     n_there = shape[0] // BOX_PIXELS
+    if n_there == 0:
+        return (slice(0, shape[0]),)
     n_wanted = min(n_there, max(8, most_pixels // (BOX_PIXELS * shape[1])))
     starts = np.linspace(0, n_there - 1, n_wanted).round().astype(int) * BOX_PIXELS
     return tuple(slice(int(start), int(start) + BOX_PIXELS) for start in starts)

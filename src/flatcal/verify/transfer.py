@@ -26,8 +26,6 @@ def verify_detectors(night: ReducedNight) -> Iterator[Check]:
     Check
         Three for each set-up.
     """
-    if not night.plan.masters:
-        return
     groups: dict[Setup, dict[Kind, list[PairedFrame]]] = {}
     detectors: dict[Setup, Detector] = {}
     for kind in (Kind.BIAS, Kind.FLAT):
