@@ -93,9 +93,8 @@ def _tell_measurement(measured: MeasuredDetector) -> list[str]:
     """What was measured, from what, and which cards say otherwise."""
     n_flat, n_bias = len(measured.flat_pairs), len(measured.bias_pairs)
     return [
-        f"Measured by flatcal from {n_flat} flat pair{'s'[: n_flat != 1]} and {n_bias} bias "
-        f"pair{'s'[: n_bias != 1]}:",
-        f"gain {measured.gain_electron_per_adu:.4g} +- "
+        f"Measured by flatcal from pairs of frames: {n_flat} of flats, {n_bias} of bias frames.",
+        f"Gain {measured.gain_electron_per_adu:.4g} +- "
         f"{measured.gain_error_electron_per_adu:.2g} electron/ADU, read noise "
         f"{measured.read_noise_electron:.4g} +- {measured.read_noise_error_electron:.2g} electron.",
         *(caveat.text for caveat in measured.caveats),

@@ -97,14 +97,12 @@ class Boxes:
         return factor
 
 
-def clipped_moments(
-    values: Array, good: Array | None = None, clip_sigma: float = CLIP_SIGMA
-) -> tuple[Array, Array, Array]:
+def clipped_moments(values: Array, good: Array | None = None) -> tuple[Array, Array, Array]:
     """Mean, variance and number of values along the last axis, without outliers.
 
-    The quartiles give a first scatter; values farther than `clip_sigma` standard deviations
-    from the mean are left out, three times over. The variance is corrected for what clipping
-    takes from a normal distribution (0.1 % for 4), so that it is that of the noise.
+    The quartiles give a first scatter; values farther than four standard deviations from the
+    mean are left out, three times over. The variance is corrected for what clipping takes from a
+    normal distribution (0.1 %), so that it is that of the noise.
 
     Parameters
     ----------
@@ -112,8 +110,6 @@ def clipped_moments(
         Values.
     good : ndarray of bool, same shape, optional
         Values that count; all by default.
-    clip_sigma : float
-        The threshold.
 
     Returns
     -------
@@ -126,10 +122,10 @@ def clipped_moments(
     good = np.isfinite(values) if good is None else good & np.isfinite(values)
     values = np.where(good, values, 0.0)
     centre, std = _quartile_moments(values, good)
-    shrink = truncation_factor(clip_sigma)
+    shrink = truncation_factor(CLIP_SIGMA)
     for _ in range(_ROUNDS):
         residual = values - centre[..., None]
-        kept = good & (np.abs(residual) <= clip_sigma * std[..., None])
+        kept = good & (np.abs(residual) <= CLIP_SIGMA * std[..., None])
         residual[~kept] = 0
         n = np.count_nonzero(kept, axis=-1)
         safe = np.maximum(n, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 from astropy.io import fits
@@ -92,7 +92,7 @@ class DetectorReport(Strict):
         One for each set-up that has flats or bias frames.
     """
 
-    schema_version: int = 1
+    schema_version: Literal[1] = 1
     raw: str
     detectors: tuple[MeasuredDetector, ...]
 

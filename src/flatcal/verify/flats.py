@@ -64,7 +64,9 @@ def verify_flats(
         assert frame.output is not None
         median = night.run.products[frame.output].median_adu
         flat = read_sample(night.out / frame.output)
-        yield from _against_master(frame.output, flat, median or math.nan, sample, len(flats))
+        yield from _against_master(
+            frame.output, flat, median or math.nan, sample, len(product.inputs)
+        )
 
 
 def _verify_pairs(night: ReducedNight, flats: list[FramePlan]) -> Iterator[Check]:

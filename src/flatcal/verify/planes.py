@@ -16,8 +16,8 @@ from flatcal.photon_transfer.raw import sample_bands
 
 Array = NDArray[Any]
 
-# A scatter of so many pixels is known to 0.07 %, far better than any tolerance; and 20 arrays of
-# them are all that a test holds.
+# A scatter of so many pixels is known to 0.07 %, far better than any tolerance, and a plane of
+# them is 8 MB at the most.
 SAMPLE_PIXELS: Final = 1 << 20
 
 

@@ -8,8 +8,7 @@ from typing import Final, Literal
 
 from flatcal.camera import Strict
 
-# Half of the noise requirements of DMTN-101 read "within 5 % of the read noise"; it is the
-# tolerance of every noise here.
+# DMTN-101 asks for a noise within 5 % of the read noise; every scatter here is held to that.
 TOLERANCE: Final = 0.05
 # Standard errors of an estimate that are granted to chance: exceeded once in two million
 # tests, so a night of thousands of them does not fail by chance.
