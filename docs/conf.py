@@ -1,0 +1,91 @@
+"""Settings of Sphinx for the documentation: ``make docs`` builds it, with warnings as errors."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+from flatcal import __version__
+
+project = "flatcal"
+author = "The flatcal developers"
+copyright = f"2026, {author}"
+release = version = __version__
+
+extensions = [
+    "myst_nb",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx_copybutton",
+]
+exclude_patterns = ["_build", "_templates"]
+templates_path = ["_templates"]
+highlight_language = "none"  # of blocks that do not name a language: shells and their output
+
+# -- pages in Markdown, two of them notebooks ----------------------------------------------
+
+# As deep as links go; the anchors are those that a forge makes of the headings.
+myst_heading_anchors = 4
+nb_execution_mode = "force"
+nb_execution_timeout = 120
+nb_execution_raise_on_error = True
+nb_execution_in_temp = True
+# What a cell writes to stderr (a warning, say) is no part of a page: then the build fails.
+nb_output_stderr = "remove-warn"
+nb_merge_streams = False
+# Kernels inherit these: tables as wide as the page, and a shell that does not force colours.
+os.environ["COLUMNS"] = "92"
+os.environ["BASH_ENV"] = str(Path(__file__).with_name("notebook.bash"))
+
+# -- reference from docstrings ---------------------------------------------------------------
+
+autosummary_generate = True
+autodoc_typehints = "none"  # numpydoc's sections have the types
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False
+
+# -- appearance --------------------------------------------------------------------------------
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"flatcal {release}"
+html_static_path = ["_static"]
+html_css_files = ["flatcal.css"]
+html_show_sourcelink = False
+html_theme_options = {
+    "header_links_before_dropdown": 6,
+    "navigation_with_keys": True,
+    "show_toc_level": 2,
+    "secondary_sidebar_items": ["page-toc"],
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+html_context = {"default_mode": "auto"}
+copybutton_prompt_text = r"\$ |>>> |\.\.\. |cl> "
+copybutton_prompt_is_regexp = True
+copybutton_only_copy_prompt_lines = True
+
+# -- pages outside of this folder --------------------------------------------------------------
+
+# On the repository's web page links lead to the files themselves; here to pages that include them.
+INCLUDED = {
+    "../CONTRIBUTING.md": "/development/contributing.md",
+    "../CHANGELOG.md": "/development/changes.md",
+    "../benchmarks/README.md": "/development/benchmarks.md",
+}
+
+
+def lead_to_included(_app: Sphinx, docname: str, source: list[str]) -> None:
+    """Let links to files outside of this folder lead to the pages that include them."""
+    up = "../" * len(Path(docname).parents[:-1])
+    for file, page in INCLUDED.items():
+        source[0] = source[0].replace(f"]({up}{file}", f"]({page}")
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", lead_to_included)
