@@ -72,7 +72,7 @@ def one_command(name: str, command: Any) -> Iterator[str]:
     """Heading, purpose, the line to type and the tables of a command."""
     yield f"## {name}\n"
     yield inspect.cleandoc(command.help) + "\n"
-    yield f"```text\n{usage(name, command)}\n```\n"
+    yield f"Usage: `{usage(name, command)}`\n"
     arguments = [p for p in command.params if is_argument(p)]
     options = [p for p in command.params if not is_argument(p)]
     if arguments:

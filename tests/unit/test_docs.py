@@ -16,6 +16,7 @@ import pytest
 import typer
 from pydantic_core import PydanticUndefined
 
+import flatcal
 from flatcal import camera, facts, linearity, matching, recipe
 from flatcal.camera import GENERIC, CameraProfile, CameraSettings, KindRule, Strict, load_profiles
 from flatcal.cli import app
@@ -28,8 +29,13 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 # Of click, or of the copy of it that newer versions of typer hold.
 USAGE_ERROR = typer.BadParameter.__mro__[1]
-PAGES = sorted(DOCS.glob("*.md")) + sorted(ROOT.glob("*.md"))
-page_of_each = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+MADE = ("_build", "api")  # by Sphinx
+PAGES = [
+    page
+    for page in (*sorted(DOCS.rglob("*.md")), *sorted(ROOT.glob("*.md")))
+    if not set(page.relative_to(ROOT).parts) & set(MADE)
+]
+page_of_each = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 # Heading of a table on the configuration page, and the model that it describes.
 TABLES: dict[str, type[Strict]] = {
@@ -196,9 +202,26 @@ def script_of(name):
     return script
 
 
-def test_the_schema_of_a_plan_is_what_the_script_makes():
-    text = script_of("make_schema").schema_text()
-    assert (DOCS / "plan.schema.json").read_text(encoding="utf-8") == text
+def test_the_schemas_are_what_the_script_makes():
+    script = script_of("make_schema")
+    for name, model in script.SCHEMAS.items():
+        assert (DOCS / name).read_text(encoding="utf-8") == script.schema_text(model)
+
+
+def test_the_page_of_commands_is_what_the_script_makes():
+    script = script_of("make_commands")
+    assert (DOCS / "reference" / "command-line.md").read_text(encoding="utf-8") == script.render()
+    for name, command in script.commands_of(typer.main.get_command(app), "flatcal"):
+        assert command.help, name
+        assert all(parameter.help for parameter in command.params), name
+
+
+def test_the_page_of_python_has_every_public_name():
+    text = (DOCS / "reference" / "python.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^   (\w+)$", text, flags=re.M)
+    in_words = re.findall(r"`flatcal\.(\w+)", text)
+    assert len(listed) == len(set(listed))
+    assert set(listed) | set(in_words) == set(flatcal.__all__)
 
 
 def test_the_page_of_messages_is_what_the_script_makes():
@@ -262,9 +285,26 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors(file), f"{page.name} links to {target}"
 
 
+def included(page: Path) -> bool:
+    """Whether a page is there for the site alone, and holds a file from outside of docs."""
+    return page.read_text(encoding="utf-8").startswith("```{include}")
+
+
 def test_the_index_names_every_page():
-    linked = re.findall(r"\]\(([\w-]+\.md)\)", (DOCS / "index.md").read_text(encoding="utf-8"))
-    assert {page.name for page in DOCS.glob("*.md")} - {"index.md"} == set(linked)
+    index = DOCS / "index.md"
+    linked = re.findall(r"\]\(([\w/-]+\.md)\)", index.read_text(encoding="utf-8"))
+    pages = [page for page in PAGES if DOCS in page.parents and not included(page)]
+    assert {str(page.relative_to(DOCS)) for page in pages} - {"index.md"} == set(linked)
+
+
+def test_every_page_is_in_one_tree():
+    listed = []
+    for page in DOCS.rglob("index.md"):
+        for tree in re.findall(r"^```{toctree}\n(.*?)^```", page.read_text("utf-8"), re.M | re.S):
+            for entry in re.findall(r"^[\w./-]+$", tree, flags=re.M):
+                listed.append((page.parent / f"{entry}.md").resolve())
+    assert len(listed) == len(set(listed))
+    assert set(listed) | {DOCS / "index.md"} == {page for page in PAGES if DOCS in page.parents}
 
 
 # -- commands ----------------------------------------------------------------------------
@@ -274,7 +314,8 @@ def command_lines() -> Iterator[Any]:
     for page in PAGES:
         for block in re.findall(r"^```.*?^```", page.read_text(encoding="utf-8"), re.M | re.S):
             for line in block.replace("\\\n", " ").splitlines():
-                command = line.removeprefix("$ ")
+                # What another program makes of the output is not flatcal's.
+                command = re.split(r" [|>] ", line.removeprefix("$ "))[0]
                 if command.startswith("flatcal "):
                     yield pytest.param(command, id=f"{page.name}: {command}")
 
