@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
+import jupyter_cache.executors.utils as executors
 from sphinx.application import Sphinx
 
 from flatcal import __version__
@@ -35,9 +37,10 @@ nb_execution_raise_on_error = True
 nb_execution_in_temp = True
 # What a cell writes to stderr (a warning, say) is no part of a page: then the build fails.
 nb_output_stderr = "remove-warn"
-nb_merge_streams = False
+# What a program prints comes in pieces; myst-nb's nb_merge_streams would put line feeds between.
+executors.executenb = partial(executors.executenb, coalesce_streams=True)
 # Kernels inherit these: tables as wide as the page, and a shell that does not force colours.
-os.environ["COLUMNS"] = "92"
+os.environ["COLUMNS"] = "84"
 os.environ["BASH_ENV"] = str(Path(__file__).with_name("notebook.bash"))
 
 # -- reference from docstrings ---------------------------------------------------------------
