@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import jupyter_cache.executors.utils as executors
+from pydantic import BaseModel
 from sphinx.application import Sphinx
 
 from flatcal import __version__
@@ -40,7 +41,7 @@ nb_output_stderr = "remove-warn"
 # What a program prints comes in pieces; myst-nb's nb_merge_streams would put line feeds between.
 executors.executenb = partial(executors.executenb, coalesce_streams=True)
 # Kernels inherit these: tables as wide as the page, and a shell that does not force colours.
-os.environ["COLUMNS"] = "84"
+os.environ["COLUMNS"] = "97"
 os.environ["BASH_ENV"] = str(Path(__file__).with_name("notebook.bash"))
 
 # -- reference from docstrings ---------------------------------------------------------------
@@ -48,6 +49,7 @@ os.environ["BASH_ENV"] = str(Path(__file__).with_name("notebook.bash"))
 autosummary_generate = True
 autodoc_typehints = "none"  # numpydoc's sections have the types
 autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True  # np.ma.mean, not the address of a function
 numpydoc_show_class_members = False
 
 # -- appearance --------------------------------------------------------------------------------
@@ -84,11 +86,18 @@ INCLUDED = {
 
 def lead_to_included(_app: Sphinx, docname: str, source: list[str]) -> None:
     """Let links to files outside of this folder lead to the pages that include them."""
-    up = "../" * len(Path(docname).parents[:-1])
+    up = "../" * docname.count("/")
     for file, page in INCLUDED.items():
         source[0] = source[0].replace(f"]({up}{file}", f"]({page}")
+
+
+def hide_fields(_app: Sphinx, _what: str, _name: str, obj: object, *_: object) -> object:
+    """Leave out the signature of a model: its fields stand below, with their meaning."""
+    is_model = isinstance(obj, type) and issubclass(obj, BaseModel)
+    return ("", None) if is_model else None
 
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", lead_to_included)
+    app.connect("autodoc-process-signature", hide_fields)

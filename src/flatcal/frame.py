@@ -19,7 +19,15 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caveat:
-    """Something the observer should know about a frame, with the slug that explains it."""
+    """Something the observer should know about a frame, with the slug that explains it.
+
+    Attributes
+    ----------
+    slug : str
+        Name of the message.
+    text : str
+        The message, with its values.
+    """
 
     slug: str
     text: str

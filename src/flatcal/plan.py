@@ -75,8 +75,17 @@ class FramePlan(Strict):
     action : str
         'combine' for a bias or dark, and for a flat that is not written by itself; 'calibrate'
         for a flat or science frame; 'refuse'.
-    exposure_time_s, filter, object, date
+    exposure_time_s, set_temperature_c : float or None
+        Exposure time in seconds and set temperature in degrees Celsius; None where the header is
+        silent.
+    filter, object, date : str
         As in the header.
+    camera : str
+        Name of its profile, or else INSTRUME.
+    shape : tuple of int or None
+        Rows and columns as read out.
+    unit : str
+        Unit of the pixels, 'adu' or 'electron'.
     steps : tuple of Step
         In this order.
     output : str or None
@@ -89,8 +98,10 @@ class FramePlan(Strict):
         The darks that there were, and what became of each.
     caveats, errors : tuple of Caveat
         What the observer should know; why the frame is refused.
-    storage, detector
-        See `flatcal.frame`; None for a frame that cannot be read.
+    storage : Storage or None
+        Where the pixels lie in the file; None for a frame that cannot be read.
+    detector : Detector or None
+        Noise and range; None for a frame that cannot be read.
     """
 
     file: str

@@ -99,6 +99,19 @@ def flats_called_light(raw: Path) -> None:
         fits.setval(flat, "IMAGETYP", value="Light Frame")
 
 
+def in_folders_of_siril(raw: Path) -> None:
+    for folder, pattern in (
+        ("biases", "bias"),
+        ("darks", "dark"),
+        ("flats", "flat"),
+        ("lights", "ngc"),
+    ):
+        (raw / folder).mkdir()
+        for path in sorted(raw.glob(f"{pattern}*.fits")):
+            fits.setval(path, "IMAGETYP", value="Light Frame")
+            path.rename(raw / folder / path.name)
+
+
 def sections_in_header(raw: Path) -> None:
     for path in raw.glob("*.fits"):
         fits.setval(path, "BIASSEC", value="[1025:1056,1:1024]")
@@ -132,6 +145,7 @@ PREPARE: dict[str, Callable[[Path], None]] = {
     "earlier-nights.md": two_nights,
     "library.md": reduced_nights,
     "overscan.md": sections_in_header,
+    "siril.md": in_folders_of_siril,
     "shared-library.md": reduced_calibration,
 }
 # Pages whose programs are parts of one, or need what is not there.
