@@ -26,6 +26,7 @@ extensions = [
 ]
 exclude_patterns = ["_build", "_templates"]
 templates_path = ["_templates"]
+smartquotes = False  # the prime of g' is none
 highlight_language = "none"  # of blocks that do not name a language: shells and their output
 
 # -- pages in Markdown, two of them notebooks ----------------------------------------------
@@ -40,8 +41,10 @@ nb_execution_in_temp = True
 nb_output_stderr = "remove-warn"
 # What a program prints comes in pieces; myst-nb's nb_merge_streams would put line feeds between.
 executors.executenb = partial(executors.executenb, coalesce_streams=True)
-# Kernels inherit these: tables as wide as the page, and a shell that does not force colours.
-os.environ["COLUMNS"] = "97"
+# Kernels inherit these: tables as wide as the page, headers remembered nowhere else, and a shell
+# that does not force colours.
+os.environ["COLUMNS"] = "100"
+os.environ["FLATCAL_CACHE_DIR"] = str(Path(__file__).parent / "_build" / "cache")
 os.environ["BASH_ENV"] = str(Path(__file__).with_name("notebook.bash"))
 
 # -- reference from docstrings ---------------------------------------------------------------
