@@ -72,12 +72,15 @@ def copy_night(night: Path, to: Path, *leave_out: str) -> Path:
 
 
 def run(command: str) -> None:
-    """Run a command of flatcal in this process; globs and ~ as a shell would."""
+    """Run a command of flatcal in this process; globs, ~ and > as a shell would."""
+    command, _, file = command.partition(" > ")
     words = shlex.split(command, comments=True)[1:]
     words = [os.path.expanduser(word) for word in words]  # noqa: PTH111
     words = [found for word in words for found in sorted(glob.glob(word)) or [word]]  # noqa: PTH207
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, f"{command}\n{result.output}\n{result.exception!r}"
+    if file:
+        Path(file).write_text(result.stdout)
 
 
 # -- what a page needs beside the night ----------------------------------------------------
