@@ -34,6 +34,7 @@ Keywords = Annotated[tuple[str, ...], BeforeValidator(_as_keywords)]
 
 # Text is no number and no switch, whatever it spells.
 Number = Annotated[float, Field(strict=True)]
+Count = Annotated[int, Field(strict=True)]
 Switch = Annotated[bool, Field(strict=True)]
 
 

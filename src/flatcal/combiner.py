@@ -16,7 +16,13 @@ from astropy import stats
 from astropy.nddata import CCDData, StdDevUncertainty
 from numpy.typing import NDArray
 
-from flatcal.kernels.combine import MAD_TO_STD, combine_clipped, combine_median
+from flatcal.kernels import reject
+from flatcal.kernels.combine import (
+    MAD_TO_STD,
+    combine_clipped,
+    combine_median,
+    combine_weighted,
+)
 from flatcal.stack import require_alike, unknown_keyword
 
 Array = NDArray[Any]
@@ -52,6 +58,9 @@ _STATISTICS: Final = (
     ("std", (np.std, np.nanstd, np.ma.std)),
     ("mad_std", (stats.mad_std, sigma_func)),
 )
+# Those that a kernel knows.
+_CENTERS: Final = ("median", "mean")
+_SPREADS: Final = ("std", "mad_std")
 _SIGMA_CLIP_KEYWORDS: Final = ("maxiters", "axis", "grow", "copy", "use_astropy")
 
 
@@ -110,7 +119,8 @@ def average_stack(
     kind = stack.dtype.type
     combine_clipped(
         stack.reshape(stack.shape[0], -1), _NO_FLAGS, scales.astype(kind),
-        kind(low), kind(high), kind(0), average, error, n_used,
+        np.empty((0, 2), kind), kind(0), kind(low), kind(high), kind(0),
+        average, error, n_used, np.zeros(stack.shape[0], np.int64),
     )  # fmt: skip
     # The kernel divides by n - 1, and knows no scatter of one value.
     error *= np.sqrt((np.maximum(n_used, 1) - 1) / np.maximum(n_used, 1), dtype=kind)
@@ -241,17 +251,7 @@ class Combiner:
         nlow, nhigh : int or None
             How many low and high values are rejected.
         """
-        low, high = nlow or 0, nhigh or 0
-        order = np.argsort(self._filled(None, np.inf), axis=0)
-        rejected = np.zeros(order.shape, bool)
-        n_frames = len(order)
-        n_good = n_frames - np.ma.getmaskarray(self.data_arr).sum(axis=0, keepdims=True)
-        for place in range(min(low, n_frames)):
-            np.put_along_axis(rejected, order[place : place + 1], True, axis=0)
-        for place in range(min(high, n_frames)):
-            last = np.take_along_axis(order, np.maximum(n_good - 1 - place, 0), axis=0)
-            np.put_along_axis(rejected, last, True, axis=0)
-        self._reject(rejected)
+        self._reject_by(reject.reject_extremes, nlow or 0, nhigh or 0)
 
     def minmax_clipping(self, min_clip: float | None = None, max_clip: float | None = None) -> None:
         """Reject values below or above fixed levels, before scaling.
@@ -261,12 +261,9 @@ class Combiner:
         min_clip, max_clip : float, optional
             Lowest and highest level that is kept.
         """
-        values = self.data_arr.data
-        with np.errstate(invalid="ignore"):
-            if min_clip is not None:
-                self._reject(values < min_clip)
-            if max_clip is not None:
-                self._reject(values > max_clip)
+        flags = np.zeros(self.data_arr.shape, np.uint8)
+        reject.reject_levels(self.data_arr.data, flags, min_clip, max_clip)
+        self._reject(flags != 0)
 
     def sigma_clipping(
         self,
@@ -301,6 +298,16 @@ class Combiner:
             if name not in _SIGMA_CLIP_KEYWORDS:
                 known = ("low_thresh", "high_thresh", "func", "dev_func", *_SIGMA_CLIP_KEYWORDS)
                 raise unknown_keyword("sigma_clipping", name, known)
+        center, spread = statistic_name(func), statistic_name(dev_func)
+        plain = center in _CENTERS and spread in _SPREADS
+        if plain and kwd.get("axis", 0) == 0 and not kwd.get("grow", False):
+            iterations = kwd.get("maxiters", 1)
+            self._reject_by(
+                reject.reject_scatter, center == "mean", spread == "std", False,
+                clip_limit(low_thresh), clip_limit(high_thresh), 0.0,
+                len(self.data_arr) + 1 if iterations is None else int(iterations),
+            )  # fmt: skip
+            return
         scaled = self._scaled(None)
         has_mask = scaled.mask.any()
         clipped = stats.sigma_clip(
@@ -310,8 +317,8 @@ class Combiner:
             maxiters=kwd.get("maxiters", 1),
             axis=kwd.get("axis", 0),
             grow=kwd.get("grow", False),
-            cenfunc=statistic_name(func),
-            stdfunc=statistic_name(dev_func),
+            cenfunc=center,
+            stdfunc=spread,
             masked=True,
             copy=has_mask or bool(kwd),
         )
@@ -386,8 +393,7 @@ class Combiner:
             if self.weights is None:
                 average = (scale_func or np.nanmean)(data, axis=0)
             else:
-                weights = self._good_weights()
-                average = sum_func(data * weights, axis=0) / sum_func(weights, axis=0)
+                average = self._weighted(data, sum_func)
             deviation = uncertainty_func(data, axis=0)
         return self._result(average, *self._error(deviation))
 
@@ -421,6 +427,25 @@ class Combiner:
             deviation = uncertainty_func(data, axis=0)
         error, n_used = self._error(deviation)
         return self._result(total, error * n_used, n_used)
+
+    def _weighted(self, data: Array, sum_func: Function) -> Array:
+        """Weighted average of the good values."""
+        weights = self._good_weights()
+        if sum_func is not np.nansum:
+            return np.asarray(sum_func(data * weights, axis=0) / sum_func(weights, axis=0))
+        n, kind = len(data), np.float32 if np.dtype(self.dtype) == np.float32 else np.float64
+        values = np.ascontiguousarray(np.ma.filled(data, np.nan), kind).reshape(n, -1)
+        planes = _outputs(values)
+        combine_weighted(values, _NO_FLAGS, np.ones(n, kind), weights.reshape(n, -1), *planes)
+        return planes[0].reshape(data.shape[1:])
+
+    def _reject_by(self, kernel: Function, *numbers: Any) -> None:
+        """Reject what a kernel of `kernels.reject` marks of the scaled values."""
+        stack = np.ascontiguousarray(self._filled(None, np.nan))
+        n = len(stack)
+        flags = np.zeros((n, stack[0].size), np.uint8)
+        kernel(stack.reshape(n, -1), flags, np.ones(n, stack.dtype), *numbers)
+        self._reject(flags.reshape(stack.shape) != 0)
 
     def _reject(self, where: Array) -> None:
         mask = np.ma.getmaskarray(self.data_arr)  # the mask itself, not a copy

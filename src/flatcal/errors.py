@@ -85,6 +85,12 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "longer as it was planned, or the plan has no such frame. A plan is run as it is or "
             "not at all; make it anew with flatcal plan --json."
         ),
+        "rejects-nothing": (
+            "With this threshold, and a plain standard deviation, an outlier hides in the standard "
+            "deviation that it makes itself: among n values it lies at most sqrt(n - 1) from the "
+            "mean, n / sqrt(n - 1) from the median. Use the MAD or the noise model, or a lower "
+            "threshold; docs/combining.md has the figures."
+        ),
         "resources": (
             "The system refused memory or open files. Raise the limit (ulimit -n for files), or "
             "run with fewer threads."
@@ -111,6 +117,12 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "The flat is saturated, has hardly any light, or much less than the others in its "
             "filter. It is combined with them all the same, and all count alike. Take it out of "
             "the folder if it is no good."
+        ),
+        "frame-rejected": (
+            "Far more pixels of this frame than of its siblings were rejected when they were "
+            "combined: more than 1 %, and more than three times what the others typically lose. "
+            "Its level or pattern is not that of the others (light, clouds, another temperature), "
+            "or something passed through it. Look at the frame; leave it out if it is no good."
         ),
         "frame-shape": (
             "The image has another shape or binning than the masters that it needs, or than the "
@@ -145,6 +157,10 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
         "no-dark": (
             "There is no dark that fits this frame's camera, shape, binning and temperature. "
             "Take darks, or set dark.required = false where dark current is negligible."
+        ),
+        "nothing-left": (
+            "combine.reject = 'minmax' would leave out all values of a master's pixels. Lower "
+            "combine.n_low and combine.n_high, choose another combine.reject, or take more frames."
         ),
         "not-a-master": (
             "The file is not a master that this version of flatcal made, so the library cannot "

@@ -45,6 +45,7 @@ from flatcal.naming import distinct, output_names, slug
 from flatcal.overscan import apply_overscan
 from flatcal.plan import FramePlan, MasterPlan, Plan, Step
 from flatcal.recipe import Config
+from flatcal.rejection import describe_impossible, require_some_left
 from flatcal.second_look import second_look
 from flatcal.second_look.seen import see
 from flatcal.stored import StoredMaster
@@ -334,6 +335,7 @@ class _Planner:
 
     def _master(self, group: Group, steps: tuple[Step, ...]) -> MasterPlan:
         name = self.names[id(group)]
+        require_some_left(self.config.combine, name, len(group.frames))
         return MasterPlan(
             name=name,
             kind=group.kind,
@@ -352,6 +354,7 @@ class _Planner:
         if frame.kind in (Kind.BIAS, Kind.DARK):
             master = f"averaged into {part_of}"
             few = self._few_frames(frame, self.bias_groups)
+            few += self._useless_rejection(frame, (*self.bias_groups, *self.dark_groups))
             return entry_of(frame, "combine", part_of=part_of, reason=master, caveats=few)
         choice = self.choices[frame.file]
         darks = (*self.dark_groups, *self._stored(Kind.DARK, frame))
@@ -365,6 +368,7 @@ class _Planner:
         if choice is None and self.config.dark.required is False:
             caveats = (Caveat("no-dark", "calibrated without a dark, as asked"),)
         caveats += self._few_frames(frame, self.flat_groups)
+        caveats += self._useless_rejection(frame, self.flat_groups)
         if frame.kind is Kind.SCIENCE:
             stored = self._stored(Kind.FLAT, frame)
             flat = choose_flat(frame, self.flat_groups) or choose_flat(frame, stored)
@@ -393,6 +397,15 @@ class _Planner:
                 text = f"{self.names[id(group)]} is made of fewer than {ENOUGH_TO_REJECT} frames"
                 return (Caveat("few-frames", f"{text}; outliers in them are not rejected"),)
         return ()
+
+    def _useless_rejection(self, frame: Frame, groups: Sequence[Group]) -> tuple[Caveat, ...]:
+        """A caveat for a frame of whose group the settings can reject nothing."""
+        group = next((group for group in groups if frame in group.frames), None)
+        if group is None or len(group.frames) < ENOUGH_TO_REJECT:
+            return ()
+        name = self.names[id(group)]
+        caveat = describe_impossible(self.config.combine, name, len(group.frames))
+        return (caveat,) if caveat else ()
 
     def _refuse_without_flat(self, frame: Frame) -> FramePlan:
         told = f"no flat in filter {frame.filter or 'none'}"

@@ -167,8 +167,12 @@ class _Projector:
         planes = 2 if self.plan.config.output.uncertainty else 1
         result = rows * columns * (planes * self.value_bytes + 4)
         row = columns * (len(frames) * (self.value_bytes + 1) + self.value_bytes + 4 + 2)
-        band = min(rows * row, max(row, BAND_BYTES))
-        return Stage(master.name, self._masters_of(steps), result, row, band)
+        # Rows above and below whose rejected pixels bear on a band; what it makes is as high.
+        halo = 2 * int(self.plan.config.combine.grow_pixels)
+        row += columns * (2 * self.value_bytes + 4) if halo else 0
+        least = (1 + halo) * row
+        band = max(least, min((rows + halo) * row, BAND_BYTES))
+        return Stage(master.name, self._masters_of(steps), result, least, band)
 
     def _frames(self, kind: Kind, frames: Sequence[FramePlan]) -> Stage:
         """A band of each frame in work, or its values and flags as a whole; and its masters.

@@ -7,11 +7,11 @@ import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from flatcal.camera import CameraSettings, KindRule, Number, Strict, Switch
+from flatcal.camera import CameraSettings, Count, KindRule, Number, Strict, Switch
 from flatcal.errors import ConfigError
 from flatcal.frame import Kind
 
@@ -45,16 +45,74 @@ class DarkSettings(Strict):
 
 
 class CombineSettings(Strict):
-    """How masters are combined: an average after clipping about the median with the MAD.
+    """How masters are combined: what is rejected, and what becomes of the rest.
 
     Attributes
     ----------
+    method : 'average' or 'median'
+        How what is kept is combined.
+    weights : 'equal' or 'inverse_variance'
+        Weights of an average.
+    reject : 'noise', 'sigma', 'winsorised', 'minmax' or 'none'
+        How outliers are told.
     low_sigma, high_sigma : float
-        Rejection thresholds in units of 1.4826 MAD.
+        Thresholds below and above the centre, in standard deviations.
+    center : 'median' or 'mean'
+        What deviations are counted from, for 'sigma'.
+    spread : 'mad' or 'std'
+        What they are measured by, for 'sigma'.
+    iterations : int
+        How often at the most, for 'sigma' and 'winsorised'.
+    n_low, n_high : int
+        How many values are left out, for 'minmax'.
+    low_threshold_adu, high_threshold_adu : float or None
+        Values beyond them are left out, whatever `reject` is.
+    grow_pixels : float
+        Radius around a rejected pixel in which the others of its frame are rejected as well.
     """
 
+    method: Literal["average", "median"] = "average"
+    weights: Literal["equal", "inverse_variance"] = "equal"
+    reject: Literal["noise", "sigma", "winsorised", "minmax", "none"] = "noise"
     low_sigma: Number = Field(default=5.0, gt=0)
     high_sigma: Number = Field(default=5.0, gt=0)
+    center: Literal["median", "mean"] = "median"
+    spread: Literal["mad", "std"] = "mad"
+    iterations: Count = Field(default=1, ge=1)
+    n_low: Count = Field(default=1, ge=0)
+    n_high: Count = Field(default=1, ge=0)
+    low_threshold_adu: Number | None = None
+    high_threshold_adu: Number | None = None
+    grow_pixels: Number = Field(default=0.0, ge=0, le=50)
+
+    @model_validator(mode="after")
+    def _refuse_what_has_no_effect(self) -> Self:
+        """A setting that would be ignored is a mistake of the one who sets it."""
+        for name, needed, values in (
+            ("low_sigma", "reject", ("noise", "sigma", "winsorised")),
+            ("high_sigma", "reject", ("noise", "sigma", "winsorised")),
+            ("center", "reject", ("sigma",)),
+            ("spread", "reject", ("sigma",)),
+            ("iterations", "reject", ("sigma", "winsorised")),
+            ("n_low", "reject", ("minmax",)),
+            ("n_high", "reject", ("minmax",)),
+            ("weights", "method", ("average",)),
+        ):
+            default = type(self).model_fields[name].default
+            if getattr(self, name) != default and getattr(self, needed) not in values:
+                allowed = " or ".join(f'"{value}"' for value in values)
+                raise ValueError(
+                    f'{name} has no effect with {needed} = "{getattr(self, needed)}"; '
+                    f"leave it out, or set {needed} = {allowed}"
+                )
+        if self.reject == "minmax" and self.n_low + self.n_high == 0:
+            raise ValueError('n_low and n_high are 0, so nothing is rejected; set reject = "none"')
+        low, high = self.low_threshold_adu, self.high_threshold_adu
+        if low is not None and high is not None and low >= high:
+            raise ValueError(
+                f"low_threshold_adu = {low:g} is not below high_threshold_adu = {high:g}"
+            )
+        return self
 
 
 class ScienceSettings(Strict):
@@ -199,6 +257,8 @@ def _describe(detail: Any) -> str:
         return f"{key} is missing"
     if detail["type"] == "model_type":
         return f"{key} = {detail['input']!r}: it is a table, [{key}]"
+    if detail["type"] == "value_error":
+        return f"{key}: {detail['ctx']['error']}"
     if location == ("kinds",):
         return f"kinds = {detail['input']!r}: it is a list of tables, [[kinds]]"
     return f"{key} = {detail['input']!r}: {detail['msg'].lower()}"

@@ -75,6 +75,8 @@ class ProductRecord(Strict):
         Pixels that are not good.
     refined_scale : float or None
         Factor of the dark, where it was refined on hot pixels.
+    rejected : tuple of float or None
+        Of a master, the share of the pixels of each input that was rejected.
     """
 
     output: str
@@ -84,6 +86,7 @@ class ProductRecord(Strict):
     median_adu: float | None
     n_flagged: int
     refined_scale: float | None = None
+    rejected: tuple[float, ...] | None = None
 
 
 class RunRecord(Strict):

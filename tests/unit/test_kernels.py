@@ -10,13 +10,11 @@ from hypothesis import strategies as st
 from flatcal.flags import Flag
 from flatcal.kernels import arithmetic, stats
 from flatcal.kernels.combine import (
-    BLOCK,
     MAD_TO_STD,
     combine_clipped,
     combine_median,
-    sort_frames,
-    sorting_network,
 )
+from flatcal.kernels.sorting import BLOCK, sort_frames, sorting_network
 from flatcal.kernels.stats import median_of_good
 from flatcal.projection import median_room
 
@@ -75,9 +73,12 @@ def test_combine_clipped(seed, n_frames, n_pixels, dtype, tied, missing, low, hi
     scales = np.linspace(0.5, 2, n_frames).astype(dtype) if scaled else np.ones(n_frames, dtype)
     average, error = np.empty(n_pixels, dtype), np.empty(n_pixels, dtype)
     n_used = np.empty(n_pixels, np.int32)
+    n_rejected = np.zeros(n_frames, np.int64)
     combine_clipped(
-        stack, NO_FLAGS, scales, dtype(low), dtype(high), dtype(least), average, error, n_used
-    )
+        stack, NO_FLAGS, scales, np.empty((0, 2), dtype), dtype(0),
+        dtype(low), dtype(high), dtype(least), average, error, n_used, n_rejected,
+    )  # fmt: skip
+    assert n_rejected.sum() == np.isfinite(stack).sum() - n_used.sum()
     expected = [clipped_reference(column, low, high, least) for column in (stack.T * scales)]
     np.testing.assert_array_equal(n_used, [count for _, _, count in expected])
     tolerance = {"rtol": 1e-6 if dtype is np.float32 else 1e-12}
@@ -114,8 +115,8 @@ def test_stacks_longer_than_a_block():
     n_used = np.empty(stack.shape[1], np.int32)
     infinite = np.float32(np.inf)
     combine_clipped(
-        stack, NO_FLAGS, np.ones(7, "f4"), infinite, infinite, np.float32(0),
-        average, error, n_used,
+        stack, NO_FLAGS, np.ones(7, "f4"), np.empty((0, 2), "f4"), np.float32(0),
+        infinite, infinite, np.float32(0), average, error, n_used, np.zeros(7, np.int64),
     )  # fmt: skip
     good = np.isfinite(stack)
     expected = np.where(good, stack, 0).sum(axis=0, dtype="f8") / np.maximum(good.sum(axis=0), 1)
@@ -127,9 +128,9 @@ def test_stacks_longer_than_a_block():
 @few
 def test_network_sorts_any_number_of_frames(seed, n_frames, tied):
     block = np.random.default_rng(seed).integers(0, 4 if tied else 10**6, (n_frames, 5))
-    block = block.astype(np.float32)
-    expected = np.sort(block, axis=0)
-    sort_frames(block, sorting_network(n_frames))
+    values = block.astype(np.float32)
+    expected, block = np.sort(values, axis=0), np.empty_like(values)
+    sort_frames(values, sorting_network(n_frames), block)
     np.testing.assert_array_equal(block, expected)
 
 

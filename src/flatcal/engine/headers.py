@@ -7,7 +7,7 @@ exposure time and date become those of the whole, the rest is left out.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +28,8 @@ _STRUCTURE: Final = frozenset(
     + ("BSCALE", "BZERO", "BLANK", "CHECKSUM", "DATASUM", "EXTNAME", "EXTVER", "END", "")
 )
 _SECTIONS: Final = frozenset(("BIASSEC", "TRIMSEC", "DATASEC", "CCDSEC", "DETSEC", "AMPSEC"))
+
+_REJECTED: Final = "INR"
 
 
 def read_header(path: Path, hdu: int) -> fits.Header:
@@ -253,6 +255,29 @@ def add_inputs(header: fits.Header, inputs: Sequence[tuple[str, str]], recipe: s
         header[f"INF{number:04d}"] = ascii_text(file)
         header[f"INS{number:04d}"] = digest
     header["RECIPE"] = recipe
+
+
+def add_rejected(header: fits.Header, shares: Sequence[float]) -> None:
+    """Share of the pixels of each input of a master that were rejected in combining it.
+
+    Parameters
+    ----------
+    header : Header
+        Changed in place.
+    shares : sequence of float
+        In the order of the inputs.
+    """
+    for number, share in enumerate(shares, start=1):
+        # Rounded so that a header holds it exactly: a later run reads the same from there.
+        comment = f"share of pixels rejected in INF{number:04d}"
+        header[f"{_REJECTED}{number:04d}"] = (round(float(share), 7), comment)
+
+
+def read_rejected(cards: Mapping[str, Any], n: int) -> tuple[float, ...] | None:
+    """What `add_rejected` has written for n inputs; None where it has not."""
+    shares = [cards.get(f"{_REJECTED}{number:04d}") for number in range(1, n + 1)]
+    numbers = [float(share) for share in shares if isinstance(share, int | float)]
+    return tuple(numbers) if numbers and len(numbers) == n else None
 
 
 def add_flag_legend(header: fits.Header, n_flagged: int, *, has_mask: bool) -> None:

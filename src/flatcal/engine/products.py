@@ -16,22 +16,28 @@ from numpy.typing import NDArray
 from flatcal.engine.buffers import Buffers
 from flatcal.engine.masters import CalibratedFrame, Master, prepare
 from flatcal.engine.noise import (
+    NoiseModel,
     Variance,
     flat_noise,
-    flat_variance,
+    flat_variances,
+    flat_weights,
     frame_noise,
     frame_variance,
+    mean_variance,
+    model_noise,
+    shares_of_variance,
 )
+from flatcal.engine.stacking import Stacking
 from flatcal.engine.workers import Workers
 from flatcal.flags import Flag
 from flatcal.frame import Detector
 from flatcal.io import RawFrame
 from flatcal.kernels.arithmetic import average_std
-from flatcal.kernels.combine import combine_clipped
 from flatcal.kernels.stats import RunningMedian, median_of_good
 from flatcal.plan import FramePlan, MasterPlan, Step
-from flatcal.projection import Stage, median_room
+from flatcal.projection import median_room
 from flatcal.recipe import Config
+from flatcal.rejection import require_some_left
 
 Array = NDArray[Any]
 
@@ -80,12 +86,15 @@ class Planes:
         Flags.
     std_source : str
         What the standard deviation comes from.
+    rejected : ndarray of float64, shape (n_frames,), or None
+        Share of the pixels that were rejected in each frame of a master.
     """
 
     data: Array
     std: Array | None
     flags: Array
     std_source: str = "noise model"
+    rejected: Array | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +112,15 @@ class Found:
         What the uncertainty comes from; None without one.
     refined_scale : float or None
         Factor of its dark, where it was refined on hot pixels; rounded alike.
+    rejected : tuple of float or None
+        Of a master, the share of the pixels of each input that was rejected.
     """
 
     median_adu: float | None
     n_flagged: int
     std_source: str | None
     refined_scale: float | None = None
+    rejected: tuple[float, ...] | None = None
 
 
 def find_of(planes: Planes) -> Found:
@@ -117,6 +129,7 @@ def find_of(planes: Planes) -> Found:
         _rounded(median_of_good(planes.data, planes.flags)),
         int(np.count_nonzero(planes.flags)),
         None if planes.std is None else planes.std_source,
+        rejected=None if planes.rejected is None else tuple(planes.rejected.tolist()),
     )
 
 
@@ -237,7 +250,7 @@ def combine_raw(setting: Setting, master: MasterPlan, frames: Sequence[FramePlan
     """Combine raw bias or dark frames, each calibrated by the steps of the master as it is read."""
     detector = frames[0].detector
     assert detector is not None
-    stage = setting.workers.stage(master.name)
+    n = len(frames)
     with ExitStack() as opened:
         readers = [
             opened.enter_context(_open_calibrated(setting, frame, master.steps)) for frame in frames
@@ -245,14 +258,22 @@ def combine_raw(setting: Setting, master: MasterPlan, frames: Sequence[FramePlan
         bias = readers[0].preparation.bias
         planes = _empty_planes(readers[0].preparation.shape, setting, detector)
         finish = partial(_keep_error, planes)
+        ones, noise = np.ones(n), None
         if detector.noise_known:
             variance = frame_variance(
                 detector, shot=bias is not None, level_variance=readers[0].level_variance(detector)
             )
-            finish = partial(_fill_std, planes, variance, None if bias is None else bias.std)
-        ones = np.ones(len(readers))
-        combine_bands(readers, ones, frame_noise(detector), planes, setting, stage, finish)
-    return planes if detector.noise_known else _fill_unknown(planes, len(frames))
+            shares = shares_of_variance(setting.config.combine.method, ones)
+            finish = partial(
+                _fill_std, planes, variance, shares, None if bias is None else bias.std
+            )
+            # Where the bias is still there, hot pixels have photons all the same.
+            photon = frame_variance(detector, shot=True, level_variance=0).photon
+            terms = np.tile([photon, variance.read], (n, 1))
+            noise = _noise_of(setting, readers, terms, ones, lost_bias=bias is not None)
+        stacking = Stacking(setting.config.combine, ones, ones, noise, frame_noise(detector))
+        planes = combine_bands(readers, stacking, planes, setting, master, finish)
+    return planes if detector.noise_known else _fill_unknown(planes, n)
 
 
 def combine_flats(
@@ -262,10 +283,10 @@ def combine_flats(
 
     The master flat has a median of 1.
     """
-    detector = frames[0].detector
+    detector, settings = frames[0].detector, setting.config.combine
     assert detector is not None
     levels = np.asarray([flat.median_adu for flat in flats], np.float64)
-    stage = setting.workers.stage(master.name)
+    weights = flat_weights(levels, detector) if settings.weights != "equal" else np.ones(len(flats))
     with ExitStack() as opened:
         readers = [
             opened.enter_context(_open_calibrated(setting, frame, frame.steps, flat.refined_scale))
@@ -274,26 +295,61 @@ def combine_flats(
         shape = readers[0].preparation.shape
         planes = _empty_planes(shape, setting, detector)
         counts = opened.enter_context(setting.buffers.lend(shape, np.uint16))
-        finish = partial(_keep_counts, counts)
-        if not detector.noise_known:
-            finish = partial(_keep_error, planes)
-        least_std = flat_noise(levels, detector)
-        combine_bands(readers, 1 / levels, least_std, planes, setting, stage, finish)
+        finish, noise = partial(_keep_error, planes), None
+        if detector.noise_known:
+            finish = partial(_keep_counts, counts)
+            level_variance = readers[0].level_variance(detector)
+            terms = flat_variances(levels, detector, level_variance)
+            noise = _noise_of(setting, readers, terms, 1 / levels, lost_bias=True)
+        stacking = Stacking(settings, 1 / levels, weights, noise, flat_noise(levels, detector))
+        planes = combine_bands(readers, stacking, planes, setting, master, finish)
         norm = setting.dtype.type(median_of_good(planes.data, planes.flags))
         planes.data[:] /= norm
         planes.data[planes.flags != 0] = 1
         planes.flags[planes.data <= 0] |= np.uint8(Flag.FLAT_INVALID)
         if detector.noise_known:
-            variance = flat_variance(levels, detector)
+            variance = mean_variance(flat_variances(levels, detector), weights)
+            shares = shares_of_variance(settings.method, weights)
 
             def fill(band: slice) -> None:
-                _fill_std(planes, variance, None, band, None, counts[band].astype(np.int32))
+                n_used = counts[band].astype(np.int32)
+                _fill_std(planes, variance, shares, None, band, None, n_used)
 
-            setting.workers.run_bands(*shape, stage, fill)
+            setting.workers.run_bands(*shape, setting.workers.stage(master.name), fill)
             return planes
     if planes.std is not None:
         planes.std[:] /= norm
     return _fill_unknown(planes, len(frames))
+
+
+# Rows of each frame, and values of all, that are looked at to see whether the noise is what it
+# should be: some ten thousand pixels tell it to a percent.
+_SAMPLE_ROWS = 16
+_SAMPLE_VALUES = 1 << 19
+
+
+def _noise_of(
+    setting: Setting,
+    readers: Sequence[CalibratedFrame],
+    terms: Array,
+    scales: Array,
+    *,
+    lost_bias: bool,
+) -> NoiseModel | None:
+    """The noise that values are rejected by, if the settings say so; see `model_noise`."""
+    if setting.config.combine.reject != "noise":
+        return None
+    rows, columns = readers[0].preparation.shape
+    n_rows = max(1, min(rows, _SAMPLE_ROWS, _SAMPLE_VALUES // (len(readers) * columns)))
+    places = (np.arange(n_rows) + 0.5) * rows // n_rows
+    sample = np.empty((len(readers), n_rows, columns), setting.dtype)
+    flags = np.empty((1, columns), np.uint8)
+    for reader, values in zip(readers, sample, strict=True):
+        for place, row in zip(places.astype(int).tolist(), values, strict=True):
+            reader.read(place, place + 1, row[None], flags)
+            row[flags[0] != 0] = np.nan
+    pixels = sample.reshape(len(readers), -1) * scales.astype(setting.dtype)[:, None]
+    return model_noise(terms, scales, pixels, lost_bias=lost_bias)
 
 
 def _empty_planes(shape: tuple[int, int], setting: Setting, detector: Detector) -> Planes:
@@ -314,6 +370,7 @@ Finish = Callable[[slice, Array, Array], None]
 def _fill_std(
     planes: Planes,
     variance: Variance,
+    shares: Array,
     common_std: Array | None,
     band: slice,
     _error: Array | None,
@@ -325,7 +382,7 @@ def _fill_std(
     kind = planes.data.dtype.type
     none = np.empty((0, 0), kind)
     average_std(
-        planes.data[band], n_used, kind(variance.photon), kind(variance.read),
+        planes.data[band], n_used, shares.astype(kind), kind(variance.photon), kind(variance.read),
         none if common_std is None or not common_std.size else common_std[band], planes.std[band],
     )  # fmt: skip
 
@@ -341,61 +398,66 @@ def _keep_counts(counts: Array, band: slice, _error: Array, n_used: Array) -> No
 
 def combine_bands(
     readers: Sequence[CalibratedFrame],
-    scales: Array,
-    least_std: float,
+    stacking: Stacking,
     planes: Planes,
     setting: Setting,
-    stage: Stage,
+    master: MasterPlan,
     finish: Finish,
-) -> None:
+) -> Planes:
     """Combine frames in bands of rows, several bands at once.
 
     Parameters
     ----------
     readers : sequence of CalibratedFrame
         The frames.
-    scales : ndarray, shape (n_frames,)
-        Factor of each frame.
-    least_std : float
-        Noise that every scaled value has, at the least.
+    stacking : Stacking
+        How they are combined.
     planes : Planes
-        Receive the average, and NO_INPUT where no value was good: the average there is that of
-        the bad ones.
+        Receive the result, and NO_INPUT where no value was kept: the result there is the average
+        of all.
     setting : Setting
-        Rejection thresholds, type, threads and memory.
-    stage : Stage
-        Memory for the bands.
+        Type, threads and memory.
+    master : MasterPlan
+        What is made.
     finish : callable
         Called for each band when it has been combined.
+
+    Returns
+    -------
+    Planes
+        The same, with the share of the pixels that were rejected in each frame.
     """
+    require_some_left(setting.config.combine, master.name, len(readers))
     n, (rows, columns) = len(readers), planes.data.shape
     kind, lend = setting.dtype.type, setting.buffers.lend
-    factors = np.asarray(scales, kind)
-    low, high = kind(setting.config.combine.low_sigma), kind(setting.config.combine.high_sigma)
+    halo = stacking.halo_rows
+    rejected: list[Array] = []
 
     def combine(band: slice) -> None:
-        height = band.stop - band.start
+        start, stop = max(0, band.start - halo), min(rows, band.stop + halo)
+        inner = slice(band.start - start, band.stop - start)
         with ExitStack() as lent:
-            stack = lent.enter_context(lend((n, height, columns), kind))
-            bad = lent.enter_context(lend((n, height, columns), np.uint8))
-            error = lent.enter_context(lend((height, columns), kind))
-            n_used = lent.enter_context(lend((height, columns), np.int32))
+            stack = lent.enter_context(lend((n, stop - start, columns), kind))
+            bad = lent.enter_context(lend((n, stop - start, columns), np.uint8))
+            error = lent.enter_context(lend((band.stop - band.start, columns), kind))
+            n_used = lent.enter_context(lend((band.stop - band.start, columns), np.int32))
             for reader, values, its_flags in zip(readers, stack, bad, strict=True):
-                reader.read(band.start, band.stop, values, its_flags)
-            average = planes.data[band]
-            combine_clipped(
-                stack.reshape(n, -1), bad.reshape(n, -1), factors, low, high, kind(least_std),
-                average.reshape(-1), error.reshape(-1), n_used.reshape(-1),
-            )  # fmt: skip
+                reader.read(start, stop, values, its_flags)
+            result = planes.data[band]
+            rejected.append(stacking.combine(stack, bad, inner, result, error, n_used))
             empty = n_used == 0
             if empty.any():
-                average[empty] = (stack[:, empty] * factors[:, None]).mean(axis=0)
+                scaled = stack[:, inner][:, empty] * stacking.scales.astype(kind)[:, None]
+                result[empty] = scaled.mean(axis=0)
                 planes.flags[band][empty] = Flag.NO_INPUT
             finish(band, error, n_used)
 
     # Each band writes its own rows only, so the result does not depend on their order.
     row_bytes = columns * (n * (kind().itemsize + 1) + kind().itemsize + 4)
-    setting.workers.run_bands(rows, row_bytes, stage, combine)
+    row_bytes += columns * (2 * kind().itemsize + 4) if halo else 0
+    stage = setting.workers.stage(master.name)
+    setting.workers.run_bands(rows, row_bytes, stage, combine, halo_rows=2 * halo)
+    return replace(planes, rejected=np.sum(rejected, axis=0) / (rows * columns))
 
 
 def _fill_unknown(planes: Planes, n_frames: int) -> Planes:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flatcal.frame import Caveat
-from flatcal.plan import FramePlan
-from flatcal.records import Outcome, RunRecord, Status
+from flatcal.plan import FramePlan, Plan
+from flatcal.records import Outcome, ProductRecord, RunRecord, Status
+from flatcal.rejection import describe_losses
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,30 @@ class RunResult:
         return tuple(o for o in self.record.outcomes if o.status is Status.FAILED)
 
 
+def find_losses(plan: Plan, products: Mapping[str, ProductRecord]) -> dict[str, Caveat]:
+    """Caveats for files of which a master rejected far more than of the others.
+
+    Parameters
+    ----------
+    plan : Plan
+        What was run.
+    products : mapping
+        Records of the outputs.
+    """
+    losses: dict[str, Caveat] = {}
+    for master in plan.masters:
+        product = products.get(master.output)
+        if product is not None and product.rejected is not None:
+            shares = dict(zip(product.inputs, product.rejected, strict=True))
+            losses |= describe_losses(master.name, shares)
+    return losses
+
+
 def outcome_of(
-    frame: FramePlan, failures: Mapping[str, Caveat], master_failures: Mapping[str, Caveat]
+    frame: FramePlan,
+    failures: Mapping[str, Caveat],
+    master_failures: Mapping[str, Caveat],
+    losses: Mapping[str, Caveat],
 ) -> Outcome:
     """What became of a frame.
 
@@ -61,6 +84,8 @@ def outcome_of(
         Files that failed, with the reason.
     master_failures : mapping
         Masters that could not be made, with the reason.
+    losses : mapping
+        See `find_losses`.
     """
     errors = frame.errors
     if frame.file in failures:
@@ -79,6 +104,6 @@ def outcome_of(
         output=frame.output if status is Status.CALIBRATED else None,
         part_of=frame.part_of if made and not errors else None,
         reason=errors[0].text if errors else frame.reason,
-        caveats=frame.caveats,
+        caveats=frame.caveats + ((losses[frame.file],) if frame.file in losses else ()),
         errors=errors,
     )

@@ -29,7 +29,7 @@ from flatcal.engine.products import (
     find_of,
     open_raw,
 )
-from flatcal.engine.result import RunResult, outcome_of
+from flatcal.engine.result import RunResult, find_losses, outcome_of
 from flatcal.engine.shelf import MasterShelf
 from flatcal.engine.store import OutputStore, check_output
 from flatcal.engine.workers import Workers
@@ -148,6 +148,7 @@ class _Run:
             self._try_master(master, self._make_flat_master)
         self._calibrate(Kind.SCIENCE)
         self._finish_writing()
+        losses = find_losses(self.plan, self.products)
         record = RunRecord(
             flatcal_version=__version__,
             started=started.isoformat(timespec="seconds"),
@@ -156,7 +157,7 @@ class _Run:
             inputs=dict(sorted(self.inputs.records.items())),
             products=dict(sorted(self.products.items())),
             outcomes=tuple(
-                outcome_of(frame, self.inputs.failures, self.master_failures)
+                outcome_of(frame, self.inputs.failures, self.master_failures, losses)
                 for frame in self.plan.frames
             ),
         )

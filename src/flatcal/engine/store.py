@@ -14,7 +14,7 @@ import numpy as np
 from astropy.io import fits
 from pydantic import ValidationError
 
-from flatcal.engine.headers import add_flag_legend, add_inputs, ascii_text
+from flatcal.engine.headers import add_flag_legend, add_inputs, add_rejected, ascii_text, read_rejected
 from flatcal.engine.products import Found, Planes
 from flatcal.errors import FrameError, OutputError
 from flatcal.fits_writer import FITS_BLOCK, ImageWriter, write_image, writing_image
@@ -136,6 +136,7 @@ class OutputStore:
             median_adu=_number(median),
             n_flagged=n_flagged,
             refined_scale=_number(cards.get("DARKSREF")),
+            rejected=read_rejected(cards, len(inputs)),
         )
 
     def check_replaceable(self, output: str) -> None:
@@ -187,6 +188,8 @@ class OutputStore:
             header["ERRSRC"] = (found.std_source, "what UNCERT comes from")
         add_flag_legend(header, found.n_flagged, has_mask=has_mask)
         add_inputs(header, inputs, recipe)
+        if found.rejected is not None:
+            add_rejected(header, found.rejected)
         return ProductRecord(
             output=output,
             kind=kind,
@@ -195,6 +198,7 @@ class OutputStore:
             median_adu=found.median_adu,
             n_flagged=found.n_flagged,
             refined_scale=found.refined_scale,
+            rejected=read_rejected(header, len(inputs)),
         )
 
     def holds(self, output: str) -> bool:

@@ -65,7 +65,12 @@ class Workers:
             future.result()
 
     def run_bands(
-        self, rows: int, row_bytes: int, stage: Stage, task: Callable[[slice], None]
+        self,
+        rows: int,
+        row_bytes: int,
+        stage: Stage,
+        task: Callable[[slice], None],
+        halo_rows: int = 0,
     ) -> None:
         """Run a task on bands of rows, as high as the memory of the stage allows.
 
@@ -79,8 +84,10 @@ class Workers:
             Gives the memory.
         task : callable
             Receives the rows of its band.
+        halo_rows : int
+            Rows that a band takes in addition, above and below together.
         """
         at_once = stage.threads(self.jobs, self.memory_bytes)
-        step = max(1, stage.thread_bytes(at_once, self.memory_bytes) // row_bytes)
+        step = max(1, stage.thread_bytes(at_once, self.memory_bytes) // row_bytes - halo_rows)
         bands = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
         self.run([partial(task, band) for band in bands], stage)

@@ -235,7 +235,13 @@ def propagate(
 
 @kernel()
 def average_std(
-    data: Array, n_used: Array, photon: Any, read: Any, common_std: Array, out: Array
+    data: Array,
+    n_used: Array,
+    shares: Array,
+    photon: Any,
+    read: Any,
+    common_std: Array,
+    out: Array,
 ) -> None:
     """Standard deviation of an average of frames by their noise.
 
@@ -245,6 +251,8 @@ def average_std(
         The average.
     n_used : ndarray of int32, shape (rows, columns)
         Frames kept in each pixel.
+    shares : ndarray of the type of `data`, shape (n_frames + 1,)
+        Variance of the average of so many frames over that of one.
     photon : scalar of the type of `data`
         Variance of one frame for each unit of `data`; 0 where the values are not electrons.
     read : scalar of the type of `data`
@@ -260,7 +268,7 @@ def average_std(
         row = out[y]
         for x in range(row.size):
             variance = max(values[x], 0) * photon + read
-            row[x] = variance / max(counts[x], np.int32(1))
+            row[x] = variance * shares[counts[x]]
         if common_std.size:
             _add_variance(row, common_std[y], row.dtype.type(1))
         for x in range(row.size):

@@ -1,19 +1,7 @@
-"""Combining a stack of frames pixel by pixel.
+"""Combining a stack of frames pixel by pixel: averages and medians of what is kept.
 
-A block of pixels of all N frames is held in cache and sorted along the frames by a Batcher
-odd-even merge network [1]_. Each compare-exchange of the network is a minimum and a maximum
-over two rows of the block, which the compiler vectorises along the pixels; a sort per pixel
-would branch on the data. The median is then the middle row, and the median absolute deviation
-is found from the sorted rows without sorting again.
-
-The loops run along the rows of whole arrays, never of slices of larger ones: numba vectorises
-only over arrays that it knows to be contiguous (measured: 3 times slower otherwise). A loop
-that divides is compiled with numpy's rules for division, because a test for zero in each
-pixel would keep it from being vectorised.
-
-References
-----------
-.. [1] K. E. Batcher, "Sorting networks and their applications", AFIPS 32, 307 (1968).
+`combine_clipped` loads, sorts, rejects and averages a block of pixels while it is in cache; it
+is what masters are made with by default. The other kernels combine what `kernels.reject` left.
 """
 
 from __future__ import annotations
@@ -24,154 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flatcal.kernels.compiled import kernel
+from flatcal.kernels.sorting import (
+    BLOCK,
+    count_good,
+    load_block,
+    median_and_half,
+    median_and_mad,
+    sort_frames,
+    sorting_network,
+)
 
 Array = NDArray[Any]
 
 # Normal standard deviation over median absolute deviation, as astropy.stats.mad_std has it.
 MAD_TO_STD: Final = 1.482602218505602
-
-# Pixels of a block: a block of 20 float32 frames fills 80 KiB, well inside a second cache.
-BLOCK: Final = 1024
-
-
-@kernel()
-def sorting_network(n: int) -> Array:
-    """Pairs of rows that are compared and exchanged, in order, to sort `n` rows.
-
-    Parameters
-    ----------
-    n : int
-        Number of rows; any.
-
-    Returns
-    -------
-    ndarray of int, shape (n_pairs, 2)
-        Of each pair the first row receives the smaller values.
-    """
-    most = 1
-    while 2**most < n:
-        most += 1
-    pairs = np.empty((n * most * (most + 1) // 4 + n, 2), np.int64)
-    count = 0
-    p = 1
-    while p < n:
-        k = p
-        while k >= 1:
-            for j in range(k % p, n - k, 2 * k):
-                for i in range(j, min(j + k, n - k)):
-                    if i // (2 * p) == (i + k) // (2 * p):
-                        pairs[count, 0] = i
-                        pairs[count, 1] = i + k
-                        count += 1
-            k //= 2
-        p *= 2
-    return pairs[:count]
-
-
-@kernel(fastmath={"nnan", "nsz"})
-def _compare_exchange(low: Array, high: Array) -> None:
-    for x in range(low.size):
-        a = low[x]
-        b = high[x]
-        # The minimum as a maximum of negatives: written plainly, the compiler turns it into a
-        # masked store, which is several times slower on some processors. The rows hold no NaN.
-        low[x] = -(-a if -a > -b else -b)
-        high[x] = a if a > b else b
-
-
-@kernel()
-def sort_frames(block: Array, network: Array) -> None:
-    """Sort a block in place along its first axis.
-
-    Parameters
-    ----------
-    block : ndarray, shape (n_frames, n_pixels)
-        Without NaN: a missing value is +inf and sorts last.
-    network : ndarray
-        Of `sorting_network` for `n_frames`.
-    """
-    for pair in range(network.shape[0]):
-        _compare_exchange(block[network[pair, 0]], block[network[pair, 1]])
-
-
-@kernel()
-def _median(block: Array, out: Array) -> None:
-    """Median of each column of a sorted block without missing values."""
-    n = block.shape[0]
-    half = block.dtype.type(0.5)
-    low = block[(n - 1) // 2]
-    high = block[n // 2]
-    for x in range(out.size):
-        out[x] = half * low[x] + half * high[x]
-
-
-@kernel(fastmath={"nnan", "nsz"})
-def _least_of_larger(low: Array, high: Array, center: Array, least: Array) -> None:
-    for x in range(least.size):
-        a = center[x] - low[x]
-        b = high[x] - center[x]
-        larger = a if a > b else b
-        least[x] = -(-larger if -larger > -least[x] else -least[x])  # see _compare_exchange
-
-
-@kernel()
-def _ranked_deviation(block: Array, center: Array, rank: int, out: Array) -> None:
-    """Absolute deviation from the median with the given rank, 1 for the smallest.
-
-    Below and above the median the deviations of a sorted block are sorted already. The one of
-    rank m is the least, over all ways to take i of them from below and m - i from above, of the
-    larger of the two that were taken last.
-    """
-    n = block.shape[0]
-    split = (n + 1) // 2  # rows up to here lie below the median or at it
-    out[:] = np.inf
-    for i in range(max(0, rank - (n - split)), min(rank, split) + 1):
-        # Where one side gives none, its place is taken by the other: a deviation is >= 0.
-        low = block[split - i] if i > 0 else block[split + rank - 1]
-        high = block[split + rank - i - 1] if i < rank else low
-        _least_of_larger(low, high, center, out)
-
-
-@kernel()
-def _deviation_of_column(column: Array, center: Any) -> Any:
-    """Median absolute deviation of a sorted column of good values from their median."""
-    n = column.size
-    low = (n - 1) // 2
-    high = low + 1
-    last = column.dtype.type(0)
-    for _ in range(n // 2 + 1):
-        before = last
-        if high == n or (low >= 0 and center - column[low] <= column[high] - center):
-            last = center - column[low]
-            low -= 1
-        else:
-            last = column[high] - center
-            high += 1
-    return last if n % 2 else column.dtype.type(0.5) * (before + last)
-
-
-@kernel()
-def _median_and_mad(block: Array, n_good: Array, all_good: bool, center: Array, mad: Array) -> None:
-    """Median and median absolute deviation of the first `n_good` values of sorted columns."""
-    n = block.shape[0]
-    half = block.dtype.type(0.5)
-    _median(block, center)
-    _ranked_deviation(block, center, (n - 1) // 2 + 1, mad)
-    if n % 2 == 0:
-        other = np.empty_like(mad)
-        _ranked_deviation(block, center, n // 2 + 1, other)
-        for x in range(mad.size):
-            mad[x] = half * mad[x] + half * other[x]
-    if all_good:
-        return
-    for x in range(mad.size):
-        good = n_good[x]
-        if good == 0:
-            center[x] = np.nan
-            mad[x] = np.nan
-        elif good < n:
-            center[x] = half * block[(good - 1) // 2, x] + half * block[good // 2, x]
-            mad[x] = _deviation_of_column(block[:good, x], center[x])
 
 
 @kernel()
@@ -179,17 +33,24 @@ def combine_clipped(
     stack: Array,
     flags: Array,
     scales: Array,
+    noise: Array,
+    zero: Any,
     low_sigma: Any,
     high_sigma: Any,
     least_std: Any,
     average: Array,
     error: Array,
     n_used: Array,
+    n_rejected: Array,
 ) -> None:
-    """Average after one rejection about the median with the scaled MAD.
+    """Average after one rejection about the median, by the noise of the frames or by the MAD.
 
     Each frame is multiplied by its scale first; then values farther from the median than
-    `low_sigma` or `high_sigma` times 1.4826 MAD are left out, and the rest is averaged.
+    `low_sigma` or `high_sigma` standard deviations are left out, and the rest is averaged.
+
+    By the noise, the standard deviation of frame i at the median m is
+    ``sqrt(noise[i, 0] * max(m - zero, 0) + noise[i, 1])``, and at least half of the values are
+    kept: no value is left out that is as near the median as the MAD. By the MAD it is 1.4826 MAD.
 
     Parameters
     ----------
@@ -199,6 +60,10 @@ def combine_clipped(
         Values whose flag is not zero are bad.
     scales : ndarray, shape (n_frames,)
         Factors, in the type of `stack`.
+    noise : ndarray, shape (n_frames, 2) or (0, 2)
+        Terms of the variance of a scaled value of each frame; size 0 rejects by the MAD.
+    zero : scalar of the type of `stack`
+        Scaled value without photons.
     low_sigma, high_sigma : scalar of the type of `stack`
         Thresholds; infinity rejects nothing.
     least_std : scalar of the type of `stack`
@@ -212,6 +77,8 @@ def combine_clipped(
         NaN where fewer than two are kept.
     n_used : ndarray of int32, shape (n_pixels,)
         Receives how many values were kept.
+    n_rejected : ndarray of int64, shape (n_frames,)
+        To which the number of good values that were left out of each frame is added.
     """
     n, n_pixels = stack.shape
     network = sorting_network(n)
@@ -219,18 +86,213 @@ def combine_clipped(
     for start in range(0, n_pixels, BLOCK):
         if min(BLOCK, n_pixels - start) != size:
             size = min(BLOCK, n_pixels - start)
-            values = np.empty((n, size), stack.dtype)
+            values = np.zeros((n + n % 2, size), stack.dtype)  # an even number of rows
+            ordered = np.empty((n, size), stack.dtype)
             center = np.empty(size, stack.dtype)
-            mad = np.empty(size, stack.dtype)
+            spread = np.empty(size, stack.dtype)
+            level = np.empty(size, stack.dtype)
             n_good = np.empty(size, np.int32)
-        all_good = _load(stack, flags, scales, start, values, n_good)
-        sort_frames(values, network)
-        _median_and_mad(values, n_good, all_good, center, mad)
+        all_good = load_block(stack, flags, scales, start, values, n_good)
+        sort_frames(values, network, ordered)
+        if noise.size:
+            median_and_half(ordered, n_good, all_good, center, spread)
+        else:
+            median_and_mad(ordered, n_good, all_good, center, spread)
+        set_levels(center, spread, noise, zero, least_std, level)
         stop = start + size
         _average_kept(
-            values, center, mad, low_sigma, high_sigma, least_std,
-            average[start:stop], error[start:stop], n_used[start:stop],
+            values, all_good, center, level, spread, noise, low_sigma, high_sigma,
+            average[start:stop], error[start:stop], n_used[start:stop], n_rejected,
         )  # fmt: skip
+
+
+@kernel()
+def set_levels(
+    center: Array, spread: Array, noise: Array, zero: Any, least_std: Any, level: Array
+) -> None:
+    """What the variance is a linear function of: the photons, or itself where the MAD gives it.
+
+    `spread` becomes the square of a deviation that is kept in any case.
+    """
+    none = center.dtype.type(0)
+    if noise.size:
+        for x in range(center.size):
+            photons = center[x] - zero
+            level[x] = photons if photons > none else none
+            spread[x] *= spread[x]
+    else:
+        to_std = center.dtype.type(MAD_TO_STD)
+        for x in range(center.size):
+            std = to_std * spread[x]
+            std = std if std > least_std else least_std
+            level[x] = std * std
+            spread[x] = none
+
+
+@kernel()
+def set_limit(sigma: Any, slope: Any, constant: Any, limit: Array) -> None:
+    """Square of the deviation that is kept, as a linear function of `level`."""
+    limit[0] = sigma * sigma * slope if sigma < np.inf else limit.dtype.type(0)
+    limit[1] = sigma * sigma * constant if sigma < np.inf else sigma
+
+
+@kernel()
+def is_kept(
+    d: Any,
+    level: Any,
+    least: Any,
+    low_slope: Any,
+    low_constant: Any,
+    high_slope: Any,
+    high_constant: Any,
+) -> bool:
+    """Whether a deviation from the centre is kept; that of a missing value, +inf, never is."""
+    below = level * low_slope + low_constant
+    above = level * high_slope + high_constant
+    limit = below if d < 0 else above
+    limit = limit if limit > least else least
+    return bool((d * d <= limit) & (d < np.inf))
+
+
+@kernel()
+def _keep(
+    row: Array, center: Array, level: Array, least: Array, low: Array, high: Array, count: Array
+) -> int:
+    """Turn a frame into deviations from the centre, 0 where it is rejected; how many are kept."""
+    none = row.dtype.type(0)
+    n_kept = np.int32(0)
+    for x in range(row.size):
+        d = row[x] - center[x]
+        keep = is_kept(d, level[x], least[x], low[0], low[1], high[0], high[1])
+        row[x] = d if keep else none
+        count[x] += row.dtype.type(keep)
+        n_kept = np.int32(n_kept + keep)
+    return int(n_kept)
+
+
+@kernel()
+def _add(first: Array, second: Array, total: Array, squares: Array) -> None:
+    """Add two frames at once: the sums are read and written half as often."""
+    for x in range(first.size):
+        a = np.float64(first[x])
+        b = np.float64(second[x])
+        total[x] += a + b
+        squares[x] += a * a + b * b
+
+
+@kernel()
+def _average_kept(
+    values: Array,
+    all_good: bool,
+    center: Array,
+    level: Array,
+    least: Array,
+    noise: Array,
+    low_sigma: Any,
+    high_sigma: Any,
+    average: Array,
+    error: Array,
+    n_used: Array,
+    n_rejected: Array,
+) -> None:
+    size = center.size
+    count = np.zeros(size, values.dtype)
+    low = np.empty(2, values.dtype)
+    high = np.empty(2, values.dtype)
+    slope = values.dtype.type(1)
+    constant = values.dtype.type(0)
+    for i in range(n_rejected.size):
+        if noise.size:
+            slope = noise[i, 0]
+            constant = noise[i, 1]
+        set_limit(low_sigma, slope, constant, low)
+        set_limit(high_sigma, slope, constant, high)
+        n_good = size if all_good else count_good(values[i])
+        n_rejected[i] += n_good - _keep(values[i], center, level, least, low, high, count)
+    # Sums about the median: squares of small numbers lose no digits.
+    total = np.zeros(size, np.float64)
+    squares = np.zeros(size, np.float64)
+    for i in range(0, values.shape[0], 2):
+        _add(values[i], values[i + 1], total, squares)
+    for x in range(size):
+        k = np.float64(count[x])
+        shift = total[x] / k
+        average[x] = np.float64(center[x]) + shift
+        scatter = squares[x] - k * shift * shift
+        scatter = scatter if scatter > 0 else 0.0
+        error[x] = np.sqrt(scatter / ((k - 1) * k))  # 0 / 0 is NaN where one or none is kept
+        n_used[x] = np.int32(count[x])
+
+
+@kernel()
+def _set_weights(weights: Array, start: int, weight: Array) -> None:
+    """Weights of the pixels of a block, which may be one for all."""
+    if weights.size == 1:
+        weight[:] = weights[0]
+    else:
+        weight[:] = weights[start : start + weight.size]
+
+
+@kernel()
+def combine_weighted(
+    stack: Array,
+    flags: Array,
+    scales: Array,
+    weights: Array,
+    average: Array,
+    error: Array,
+    n_used: Array,
+) -> None:
+    """Weighted average of each pixel over the frames, each multiplied by its scale first.
+
+    Parameters
+    ----------
+    stack, flags, scales
+        As for `combine_clipped`.
+    weights : ndarray of float64, shape (n_frames, 1) or (n_frames, n_pixels)
+        Weight of each frame, or of each value.
+    average : ndarray, shape (n_pixels,)
+        Receives the average, NaN where no value is good. Sums are float64.
+    error : ndarray, shape (n_pixels,)
+        Receives its standard error from the scatter of the values about it, NaN where fewer
+        than two are good: ``sqrt(sum(w**2 (v - average)**2) n / (n - 1)) / sum(w)``, which for
+        equal weights is that of an average.
+    n_used : ndarray of int32, shape (n_pixels,)
+        Receives how many values were good.
+    """
+    n, n_pixels = stack.shape
+    size = 0
+    for start in range(0, n_pixels, BLOCK):
+        if min(BLOCK, n_pixels - start) != size:
+            size = min(BLOCK, n_pixels - start)
+            values = np.empty((n, size), stack.dtype)
+            weight = np.empty(size, np.float64)
+            total = np.empty(size, np.float64)
+            mean = np.empty(size, np.float64)
+            squares = np.empty(size, np.float64)
+        stop = start + size
+        n_good = n_used[start:stop]
+        load_block(stack, flags, scales, start, values, n_good)
+        total[:] = 0
+        mean[:] = 0
+        squares[:] = 0
+        for i in range(n):
+            _set_weights(weights[i], start, weight)
+            for x in range(size):
+                w = weight[x] if values[i, x] < np.inf else 0.0
+                total[x] += w
+                mean[x] += w * values[i, x] if w != 0 else 0.0
+        for x in range(size):
+            mean[x] /= total[x]
+        for i in range(n):
+            _set_weights(weights[i], start, weight)
+            for x in range(size):
+                d = weight[x] * (values[i, x] - mean[x])
+                squares[x] += d * d if values[i, x] < np.inf else 0.0
+        for x in range(size):
+            k = np.float64(n_good[x])
+            average[start + x] = mean[x]
+            error[start + x] = np.sqrt(squares[x] * k / (k - 1)) / total[x]
 
 
 @kernel()
@@ -257,116 +319,11 @@ def combine_median(
         if min(BLOCK, n_pixels - start) != size:
             size = min(BLOCK, n_pixels - start)
             values = np.empty((n, size), stack.dtype)
+            ordered = np.empty((n, size), stack.dtype)
         stop = start + size
         n_good = n_used[start:stop]
-        all_good = _load(stack, flags, scales, start, values, n_good)
-        sort_frames(values, network)
-        _median_and_mad(values, n_good, all_good, median[start:stop], error[start:stop])
+        all_good = load_block(stack, flags, scales, start, values, n_good)
+        sort_frames(values, network, ordered)
+        median_and_mad(ordered, n_good, all_good, median[start:stop], error[start:stop])
         for x in range(start, stop):
             error[x] *= MAD_TO_STD / np.sqrt(max(n_used[x], 1))
-
-
-@kernel()
-def _drop_flagged(flags: Array, row: Array, n_good: Array) -> None:
-    """Set flagged values to +inf; a block without a flag costs one look."""
-    flagged = 0
-    for x in range(flags.size):
-        flagged |= flags[x]
-    if flagged == 0:
-        return
-    for x in range(flags.size):
-        if flags[x] != 0:
-            n_good[x] -= np.int32(row[x] < np.inf)
-            row[x] = np.inf
-
-
-@kernel()
-def _load(
-    stack: Array, flags: Array, scales: Array, start: int, values: Array, n_good: Array
-) -> bool:
-    """Copy scaled values into a block, bad ones as +inf; True when none is bad."""
-    size = values.shape[1]
-    for x in range(size):
-        n_good[x] = 0
-    for i in range(values.shape[0]):
-        source = stack[i, start : start + size]
-        scale = scales[i]
-        row = values[i]
-        for x in range(size):
-            v = source[x] * scale
-            good = abs(v) < np.inf  # false for NaN too, and vectorised
-            row[x] = v if good else np.inf
-            n_good[x] += np.int32(good)
-        if flags.size:
-            _drop_flagged(flags[i, start : start + size], row, n_good)
-    least = np.int32(values.shape[0])
-    for x in range(size):
-        least = min(least, n_good[x])
-    return bool(least == values.shape[0])
-
-
-@kernel()
-def _clip_limits(
-    center: Array,
-    mad: Array,
-    low_sigma: Any,
-    high_sigma: Any,
-    least_std: Any,
-    low: Array,
-    high: Array,
-) -> None:
-    """Least and largest value that is kept; always finite, so that +inf never is."""
-    to_std = center.dtype.type(MAD_TO_STD)
-    largest = np.finfo(center.dtype).max
-    for x in range(center.size):
-        std = max(to_std * mad[x], least_std)
-        lower = center[x] - low_sigma * std
-        upper = center[x] + high_sigma * std
-        # Asked so that NaN, an infinite threshold times a MAD of zero, rejects nothing.
-        low[x] = lower if lower > -largest else -largest
-        high[x] = upper if upper < largest else largest
-
-
-@kernel()
-def _add_kept(
-    row: Array, center: Array, low: Array, high: Array, total: Array, squares: Array, count: Array
-) -> None:
-    for x in range(row.size):
-        v = row[x]
-        keep = (v >= low[x]) & (v <= high[x])
-        c = center[x]
-        # Sums about the median: squares of small numbers lose no digits.
-        d = np.float64(v - c if keep else row.dtype.type(0))
-        total[x] += d
-        squares[x] += d * d
-        count[x] += row.dtype.type(keep)
-
-
-@kernel()
-def _average_kept(
-    values: Array,
-    center: Array,
-    mad: Array,
-    low_sigma: Any,
-    high_sigma: Any,
-    least_std: Any,
-    average: Array,
-    error: Array,
-    n_used: Array,
-) -> None:
-    n, size = values.shape
-    low = np.empty(size, values.dtype)
-    high = np.empty(size, values.dtype)
-    count = np.zeros(size, values.dtype)
-    total = np.zeros(size, np.float64)
-    squares = np.zeros(size, np.float64)
-    _clip_limits(center, mad, low_sigma, high_sigma, least_std, low, high)
-    for i in range(n):
-        _add_kept(values[i], center, low, high, total, squares, count)
-    for x in range(size):
-        k = np.float64(count[x])
-        shift = total[x] / k
-        average[x] = np.float64(center[x]) + shift
-        scatter = max(squares[x] - k * shift * shift, 0.0)
-        error[x] = np.sqrt(scatter / ((k - 1) * k))  # 0 / 0 is NaN where one or none is kept
-        n_used[x] = np.int32(count[x])
