@@ -58,21 +58,45 @@ def changed(before, after):
 # -- against plain numpy -----------------------------------------------------------------
 
 
-def clipped_mean(stack, noise, rounding=0.0):
+def clipped_mean(stack, noise):
     """Mean without values beyond 5 MAD (as a standard deviation) from the median, in float64.
 
     The MAD counts as no less than the noise of one value.
-
-    NaN where a value is so near the limit that `rounding` decides on which side it lies.
     """
     stack = np.array(stack, float)
     median = np.median(stack, axis=0)
-    std = np.maximum(1.482602218505602 * np.median(np.abs(stack - median), axis=0), noise)
-    distance = np.abs(stack - median) - 5 * std
-    kept = distance <= 0
+    distance = np.abs(stack - median)
+    std = np.maximum(1.482602218505602 * np.median(distance, axis=0), noise)
+    kept = distance <= 5 * std
+    return np.where(kept, stack, 0).sum(axis=0) / kept.sum(axis=0)
+
+
+def mean_by_noise(stack, photon, read, zero):
+    """Mean without values beyond 5 times the noise of their frame from the median, in float64.
+
+    Half of the values of a pixel are kept. The noise counts as no less than that of the frames
+    as their differences show it. Here all pixels are asked, in flatcal some: a value so near
+    its limit that this decides gives NaN.
+    """
+    stack = np.array(stack, float)
+    unknown = np.isnan(stack).any(axis=0)
+    stack[:, unknown] = 0
+    n = len(stack)
+    photon, read = (np.broadcast_to(term, n)[:, None, None] for term in (photon, read))
+    median = np.median(stack, axis=0)
+    variance = photon * np.maximum(median - zero, 0) + read
+    shown = sorted(
+        np.median(np.abs(stack[i] - stack[i - 1]) / np.sqrt(variance[i] + variance[i - 1]))
+        / 0.67449
+        for i in range(n)
+    )
+    limit = 5 * np.sqrt(variance) * max(1, shown[(n - 1) // 3])
+    distance = np.abs(stack - median)
+    half = np.sort(distance, axis=0)[(n - 1) // 2]
+    kept = (distance <= limit) | (distance <= half * (1 + 1e-9))
     mean = np.where(kept, stack, 0).sum(axis=0) / kept.sum(axis=0)
-    near = (np.abs(distance) < rounding) & (std > 0)
-    return np.where(near.any(axis=0), np.nan, mean)
+    near = (np.abs(distance - limit) < 0.03 * limit) & (distance > half)
+    return np.where(near.any(axis=0) | unknown, np.nan, mean)
 
 
 class Reference:
@@ -83,7 +107,10 @@ class Reference:
         self.frames = night.truth.frames
         self.camera = night.truth.camera
         gain = self.camera.gain_electron_per_adu
-        self.read_noise = self.camera.read_noise_electron / gain
+        read_noise = self.camera.read_noise_electron / gain
+        # A median of the 25 columns of an overscan adds the noise of the level of a row.
+        self.read = read_noise**2 * (1 + np.pi / 2 / 25 if self.camera.name == "lfc" else 1)
+        self.photon = 1 / gain
 
     def pixels(self, file):
         """Overscan and trim."""
@@ -101,23 +128,26 @@ class Reference:
         ]
 
     def flat_of(self, flats):
-        levels = np.array([np.median(flat) for flat in flats])
-        gain = self.camera.gain_electron_per_adu
-        noise = np.sqrt(np.mean(1 / (gain * levels) + self.read_noise**2 / levels**2))
+        levels = np.array([np.nanmedian(flat) for flat in flats])
         scaled = [flat / level for flat, level in zip(flats, levels, strict=True)]
-        average = clipped_mean(scaled, noise, rounding=5e-6)
+        read = (self.read + 1 / 12) / levels**2
+        average = mean_by_noise(scaled, self.photon / levels, read, zero=0)
         return average / np.nanmedian(average)
+
+    def mean_of(self, stack, *, lost_bias):
+        """Of biases or darks; those that hold their bias have photons above their level only."""
+        zero = 0 if lost_bias else np.median(np.median(stack, axis=0))
+        return mean_by_noise(stack, self.photon, self.read + 1 / 12, zero)
 
 
 class LfcReference(Reference):
     """Darks as long as the frames, with the bias in them."""
 
     def masters(self):
-        made = {"master_bias": clipped_mean(self.stack("bias"), self.read_noise)}
+        made = {"master_bias": self.mean_of(self.stack("bias"), lost_bias=False)}
         for exposure in (7, 70, 300):
-            made[f"master_dark_{exposure}s"] = clipped_mean(
-                self.stack("dark", exposure), self.read_noise
-            )
+            darks = self.stack("dark", exposure)
+            made[f"master_dark_{exposure}s"] = self.mean_of(darks, lost_bias=False)
         for name, filter_name in (("gp", "g'"), ("ip", "i'")):
             files = [f for f in self.frames if (f.kind, f.filter) == ("flat", filter_name)]
             flats = [self.calibrated(frame, made) for frame in files]
@@ -135,8 +165,8 @@ class Cg16mReference(Reference):
     """One dark of 90 s, scaled without its bias."""
 
     def masters(self):
-        bias = clipped_mean(self.stack("bias"), self.read_noise)
-        dark = clipped_mean([image - bias for image in self.stack("dark")], self.read_noise)
+        bias = self.mean_of(self.stack("bias"), lost_bias=False)
+        dark = self.mean_of([image - bias for image in self.stack("dark")], lost_bias=True)
         made = {"master_bias": bias, "master_dark_90s": dark}
         flats = [self.calibrated(f, made) for f in self.frames if f.kind == "flat"]
         return made | {"master_flat_r": self.flat_of(flats)}
@@ -999,7 +1029,7 @@ def test_unknown_noise_still_gives_masters_an_uncertainty_from_their_scatter(nig
     assert result.failed == ()
     with fits.open(tmp_path / "out/masters/master_bias.fits") as hdus:
         stack = np.array([image_of(night / f"b{i}.fits") for i in range(3)])
-        whole = np.isclose(clipped_mean(stack, 12**-0.5, rounding=1e-3), stack.mean(axis=0))
+        whole = np.isclose(clipped_mean(stack, 12**-0.5), stack.mean(axis=0))
         expected = stack.std(axis=0, ddof=1) / np.sqrt(3)
         assert whole.mean() > 0.5
         np.testing.assert_allclose(hdus["UNCERT"].data[whole], expected[whole], rtol=1e-4)

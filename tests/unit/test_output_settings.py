@@ -70,7 +70,8 @@ def stack_of(night, name):
 
 
 # No difference of pixels is a limit of clipping to the last digit, as with a noise of 4 ADU.
-ODD_NOISE = FLOAT64.replace("electron=6", "electron=6.1")
+# By the MAD, which no sample of pixels bears on.
+ODD_NOISE = FLOAT64.replace("electron=6", "electron=6.1") + '[combine]\nreject="sigma"\n'
 READ_ADU = 6.1 / 1.5
 
 

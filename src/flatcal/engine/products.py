@@ -323,9 +323,9 @@ def combine_flats(
 
 
 # Rows of each frame, and values of all, that are looked at to see whether the noise is what it
-# should be: some ten thousand pixels tell it to a percent.
+# should be: some thousand pixels tell it to a percent or two.
 _SAMPLE_ROWS = 16
-_SAMPLE_VALUES = 1 << 19
+_SAMPLE_VALUES = 1 << 16
 
 
 def _noise_of(
@@ -340,15 +340,17 @@ def _noise_of(
     if setting.config.combine.reject != "noise":
         return None
     rows, columns = readers[0].preparation.shape
-    n_rows = max(1, min(rows, _SAMPLE_ROWS, _SAMPLE_VALUES // (len(readers) * columns)))
-    places = (np.arange(n_rows) + 0.5) * rows // n_rows
-    sample = np.empty((len(readers), n_rows, columns), setting.dtype)
-    flags = np.empty((1, columns), np.uint8)
-    for reader, values in zip(readers, sample, strict=True):
-        for place, row in zip(places.astype(int).tolist(), values, strict=True):
-            reader.read(place, place + 1, row[None], flags)
-            row[flags[0] != 0] = np.nan
-    pixels = sample.reshape(len(readers), -1) * scales.astype(setting.dtype)[:, None]
+    n = len(readers)
+    n_rows = max(1, min(rows, _SAMPLE_ROWS, _SAMPLE_VALUES // (n * columns)))
+    step = max(1, n * columns // _SAMPLE_VALUES)
+    places = [int((k + 0.5) * rows / n_rows) for k in range(n_rows)]
+    row, flags = np.empty((1, columns), setting.dtype), np.empty((1, columns), np.uint8)
+    sample = np.empty((n, n_rows, len(range(0, columns, step))), setting.dtype)
+    for reader, scale, values in zip(readers, scales, sample, strict=True):
+        for place, picked in zip(places, values, strict=True):
+            reader.read(place, place + 1, row, flags)
+            picked[:] = np.where(flags[0] == 0, row[0] * setting.dtype.type(scale), np.nan)[::step]
+    pixels = sample.reshape(n, -1)
     return model_noise(terms, scales, pixels, lost_bias=lost_bias)
 
 
