@@ -322,9 +322,8 @@ def combine_flats(
     return _fill_unknown(planes, len(frames))
 
 
-# Rows of each frame, and values of all, that are looked at to see whether the noise is what it
-# should be: some thousand pixels tell it to a percent or two.
-_SAMPLE_ROWS = 16
+# Values of all frames that are looked at to see whether their noise is what it should be: some
+# thousand pixels tell it to a percent or two.
 _SAMPLE_VALUES = 1 << 16
 
 
@@ -339,18 +338,13 @@ def _noise_of(
     """The noise that values are rejected by, if the settings say so; see `model_noise`."""
     if setting.config.combine.reject != "noise":
         return None
-    rows, columns = readers[0].preparation.shape
-    n = len(readers)
-    n_rows = max(1, min(rows, _SAMPLE_ROWS, _SAMPLE_VALUES // (n * columns)))
-    step = max(1, n * columns // _SAMPLE_VALUES)
-    places = [int((k + 0.5) * rows / n_rows) for k in range(n_rows)]
-    row, flags = np.empty((1, columns), setting.dtype), np.empty((1, columns), np.uint8)
-    sample = np.empty((n, n_rows, len(range(0, columns, step))), setting.dtype)
-    for reader, scale, values in zip(readers, scales, sample, strict=True):
-        for place, picked in zip(places, values, strict=True):
-            reader.read(place, place + 1, row, flags)
-            picked[:] = np.where(flags[0] == 0, row[0] * setting.dtype.type(scale), np.nan)[::step]
-    pixels = sample.reshape(n, -1)
+    rows = []
+    for reader, scale in zip(readers, scales, strict=True):
+        values, flags = reader.read_sample()
+        scaled = np.where(flags == 0, values * setting.dtype.type(scale), np.nan).ravel()
+        # Odd, or the pixels would come from a few columns.
+        rows.append(scaled[:: len(readers) * scaled.size // _SAMPLE_VALUES | 1])
+    pixels = np.array(rows)
     return model_noise(terms, scales, pixels, lost_bias=lost_bias)
 
 

@@ -14,7 +14,13 @@ import numpy as np
 from astropy.io import fits
 from pydantic import ValidationError
 
-from flatcal.engine.headers import add_flag_legend, add_inputs, add_rejected, ascii_text, read_rejected
+from flatcal.engine.headers import (
+    add_flag_legend,
+    add_inputs,
+    add_rejected,
+    ascii_text,
+    read_rejected,
+)
 from flatcal.engine.products import Found, Planes
 from flatcal.errors import FrameError, OutputError
 from flatcal.fits_writer import FITS_BLOCK, ImageWriter, write_image, writing_image
