@@ -226,3 +226,22 @@ def test_a_rule_fits_the_path_or_the_last_part_and_all_its_cards():
     assert not rule.matches("f", {"OBJECT": "Twilight SKY 1", "N": 4})
     assert not rule.matches("f", {"OBJECT": "Twilight SKY 1"})
     assert not rule.matches("g", {"OBJECT": "Twilight SKY 1", "N": 3})
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("n_low = 2", 'n_low has no effect with reject = "noise"; leave it out, or set reject'),
+        ('reject = "sigma"\nn_high = 0', 'or set reject = "minmax"'),
+        ('reject = "none"\nlow_sigma = 3.0', '"noise" or "sigma" or "winsorised"'),
+        ('reject = "winsorised"\nspread = "std"', 'or set reject = "sigma"'),
+        ("iterations = 3", '"sigma" or "winsorised"'),
+        ('method = "median"\nweights = "inverse_variance"', 'or set method = "average"'),
+        ('reject = "minmax"\nn_low = 0\nn_high = 0', "nothing is rejected"),
+        ("low_threshold_adu = 5.0\nhigh_threshold_adu = 5.0", "5 is not below"),
+    ],
+)
+def test_settings_of_combining_that_do_not_go_together_are_told(text, told):
+    (line,) = mistakes(f"\n[combine]\n{text}")
+    assert line.startswith("night.toml:2: combine: ")
+    assert told in line
