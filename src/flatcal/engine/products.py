@@ -343,7 +343,8 @@ def _noise_of(
         values, flags = reader.read_sample()
         scaled = np.where(flags == 0, values * setting.dtype.type(scale), np.nan).ravel()
         # Odd, or the pixels would come from a few columns.
-        rows.append(scaled[:: len(readers) * scaled.size // _SAMPLE_VALUES | 1])
+        step = len(readers) * scaled.size // _SAMPLE_VALUES | 1
+        rows.append(scaled[::step].copy())  # or all of it would stay in memory
     pixels = np.array(rows)
     return model_noise(terms, scales, pixels, lost_bias=lost_bias)
 
