@@ -57,7 +57,9 @@ def table() -> str:
                 return rng.normal(0, 1, (n, 1, N_PIXELS))
 
             lost = 100 * rejected(settings, make()).mean()
-            cells.append(f"{reach(settings, make)}, {lost:.1g} %" if lost else reach(settings, make))
+            cells.append(
+                f"{reach(settings, make)}, {lost:.1g} %" if lost else reach(settings, make)
+            )
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

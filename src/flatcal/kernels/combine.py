@@ -16,7 +16,6 @@ from flatcal.kernels.sorting import (
     BLOCK,
     count_good,
     load_block,
-    median_and_half,
     median_and_mad,
     sort_frames,
     sorting_network,
@@ -94,10 +93,7 @@ def combine_clipped(
             n_good = np.empty(size, np.int32)
         all_good = load_block(stack, flags, scales, start, values, n_good)
         sort_frames(values, network, ordered)
-        if noise.size:
-            median_and_half(ordered, n_good, all_good, center, spread)
-        else:
-            median_and_mad(ordered, n_good, all_good, center, spread)
+        median_and_mad(ordered, n_good, all_good, noise.size == 0, center, spread)
         set_levels(center, spread, noise, zero, least_std, level)
         stop = start + size
         _average_kept(
@@ -324,6 +320,6 @@ def combine_median(
         n_good = n_used[start:stop]
         all_good = load_block(stack, flags, scales, start, values, n_good)
         sort_frames(values, network, ordered)
-        median_and_mad(ordered, n_good, all_good, median[start:stop], error[start:stop])
+        median_and_mad(ordered, n_good, all_good, True, median[start:stop], error[start:stop])
         for x in range(start, stop):
             error[x] *= MAD_TO_STD / np.sqrt(max(n_used[x], 1))

@@ -26,7 +26,7 @@ from flatcal.kernels.sorting import (
     BLOCK,
     deviation_of_column,
     load_block,
-    median_and_half,
+    median_and_mad,
     median_of_column,
     sort_frames,
     sorting_network,
@@ -83,7 +83,7 @@ def reject_noise(
             n_good = np.empty(size, np.int32)
         all_good = load_block(stack, flags, scales, start, values, n_good)
         sort_frames(values, network, ordered)
-        median_and_half(ordered, n_good, all_good, center, half)
+        median_and_mad(ordered, n_good, all_good, False, center, half)
         set_levels(center, half, noise, zero, stack.dtype.type(0), level)
         for i in range(n):
             set_limit(low_sigma, noise[i, 0], noise[i, 1], low)

@@ -104,7 +104,8 @@ def sort_frames(values: Array, network: Array, block: Array) -> None:
     for i in range(n // 2):
         _sort_pair(values[2 * i], values[2 * i + 1], block[2 * i], block[2 * i + 1])
     if n % 2:
-        block[n - 1, :] = values[n - 1]
+        for x in range(block.shape[1]):  # assigned as a whole it takes seconds to compile
+            block[n - 1, x] = values[n - 1, x]
     for pair in range(n // 2, network.shape[0]):
         _compare_exchange(block[network[pair, 0]], block[network[pair, 1]])
 
@@ -166,34 +167,25 @@ def deviation_of_column(column: Array, center: Any) -> Any:
 
 
 @kernel()
-def median_and_mad(block: Array, n_good: Array, all_good: bool, center: Array, mad: Array) -> None:
-    """Median and median absolute deviation of the first `n_good` values of sorted columns."""
+def median_and_mad(
+    block: Array, n_good: Array, all_good: bool, exact: bool, center: Array, mad: Array
+) -> None:
+    """Median and median absolute deviation of the first `n_good` values of sorted columns.
+
+    The MAD of an even number of values is the mean of two deviations. Where it need not be
+    `exact` it is the smaller, which half of the values do not exceed either, in half the time.
+    """
     n = block.shape[0]
     half = block.dtype.type(0.5)
     _median(block, center)
     _ranked_deviation(block, center, (n - 1) // 2 + 1, mad)
-    if n % 2 == 0:
+    if exact and n % 2 == 0:
         other = np.empty_like(mad)
         _ranked_deviation(block, center, n // 2 + 1, other)
         for x in range(mad.size):
             mad[x] = half * mad[x] + half * other[x]
     if not all_good:
         _mend_columns(block, n_good, center, mad)
-
-
-@kernel()
-def median_and_half(
-    block: Array, n_good: Array, all_good: bool, center: Array, half: Array
-) -> None:
-    """Median, and the deviation from it that half of the values do not exceed.
-
-    Of an odd number of values the latter is the MAD; of an even number, where the MAD is a mean
-    of two, it takes half the time.
-    """
-    _median(block, center)
-    _ranked_deviation(block, center, (block.shape[0] - 1) // 2 + 1, half)
-    if not all_good:
-        _mend_columns(block, n_good, center, half)
 
 
 @kernel()
