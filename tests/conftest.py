@@ -44,6 +44,11 @@ def _simulate(camera: str, settings: str, folder: Path) -> Night:
     return Night(folder / "raw", config, truth)
 
 
+@pytest.fixture(scope="session")
+def camera_settings():
+    return {"lfc": LFC_SETTINGS, "cg16m": CG16M_SETTINGS}
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
     """No test, nor a program that it starts, may touch the cache of the one who runs it."""

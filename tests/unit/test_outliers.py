@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 from astropy.io import fits
-from conftest import CG16M_SETTINGS, LFC_SETTINGS
 
 from flatcal.engine.run import run_plan
 from flatcal.errors import ConfigError
@@ -15,7 +14,6 @@ from flatcal.planning import build_plan
 from flatcal.recipe import parse_config
 from flatcal.simulate.detector import make_detector
 
-SETTINGS = {"lfc": LFC_SETTINGS, "cg16m": CG16M_SETTINGS}
 EXPOSURE_S = 60.0
 HIT_SHARE = 1e-3
 
@@ -103,9 +101,9 @@ def planes_of(out, kind):
 
 
 @pytest.mark.parametrize("n", [3, 5, 10])
-def test_no_outlier_is_left_in_a_master(simulated, n, tmp_path):
+def test_no_outlier_is_left_in_a_master(simulated, n, camera_settings, tmp_path):
     truths = simulated.write(tmp_path / "raw", n)
-    config = parse_config(SETTINGS[simulated.camera.name], "night.toml")
+    config = parse_config(camera_settings[simulated.camera.name], "night.toml")
     result = run_plan(build_plan(tmp_path / "raw", config), tmp_path / "out")
     assert result.failed == ()
     slugs = {caveat.slug for outcome in result.record.outcomes for caveat in outcome.caveats}
