@@ -100,6 +100,10 @@ class CameraSettings(Strict):
     gain_electron_per_adu: Number | None = Field(default=None, gt=0)
     read_noise_electron: Number | None = Field(default=None, ge=0)
     saturation_adu: Number | None = Field(default=None, gt=0)
+    linear_to_adu: Number | None = Field(default=None, gt=0)
+    bad_pixel_mask: str | None = Field(
+        default=None, description="FITS image, not 0 where a pixel is bad"
+    )
     unit: Literal["adu", "electron"] | None = None
 
     def overruled_by(self, other: CameraSettings) -> CameraSettings:

@@ -18,6 +18,11 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "The configuration file has mistakes. All of them are listed, each with its line. "
             "docs/configuration.md names every setting with its default."
         ),
+        "bad-pixel-mask": (
+            "The mask of camera.bad_pixel_mask cannot be read, or is not of the size of the raw "
+            "image or of what is kept of it. It is a FITS image that is not 0 where a pixel is "
+            "bad; its path is relative to the settings file."
+        ),
         "bad-section": (
             "A section is not of the form [x1:x2,y1:y2] (FITS order: x first, counted from 1, "
             "both ends included), or reaches outside the image. Write it out in the "

@@ -347,6 +347,7 @@ def _detector(cards: Cards, settings: CameraSettings, notes: Notes) -> Detector:
         gain_electron_per_adu=settings.gain_electron_per_adu,
         read_noise_electron=settings.read_noise_electron,
         saturation_adu=settings.saturation_adu or _largest_value(cards),
+        linear_to_adu=settings.linear_to_adu,
     )
     if not detector.noise_known:
         notes.caveat(

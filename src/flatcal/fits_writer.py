@@ -5,7 +5,7 @@ astropy makes the headers; only pixels go past it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import RawIOBase
 from pathlib import Path
@@ -32,7 +32,7 @@ _SWAPPED_BYTES = 1 << 19
 class ImageWriter:
     """An output that is written in bands of rows, its headers last: they tell what was found.
 
-    A primary image with UNCERT and MASK extensions as CCDData reads them, each with checksums.
+    A primary image and extensions, each with checksums; UNCERT and MASK are as CCDData reads them.
 
     Parameters
     ----------
@@ -44,10 +44,8 @@ class ImageWriter:
         Cards that the final header may have in addition.
     shape : tuple of int
         Rows and columns.
-    dtype : dtype
-        float32 or float64, of data and standard deviation.
-    has_std, has_mask : bool
-        Whether there are such planes.
+    dtypes : mapping of str to dtype
+        Names and types of the planes, the first that of the primary image.
     """
 
     def __init__(
@@ -56,44 +54,37 @@ class ImageWriter:
         header: fits.Header,
         n_more_cards: int,
         shape: tuple[int, int],
-        dtype: Any,
-        *,
-        has_std: bool,
-        has_mask: bool,
+        dtypes: Mapping[str, Any],
     ) -> None:
         self._file = file
-        self._image = np.broadcast_to(np.zeros((), dtype), shape)  # for its shape and type
-        extensions = []
-        if has_std:
-            extensions.append(fits.ImageHDU(self._image, name="UNCERT"))
-            extensions[-1].header["UTYPE"] = ("StdDevUncertainty", "standard deviation per pixel")
-            extensions[-1].header["BUNIT"] = header["BUNIT"]
-        if has_mask:
-            mask = np.broadcast_to(np.zeros((), np.uint8), shape)
-            extensions.append(fits.ImageHDU(mask, name="MASK"))
-        self._extensions = extensions
+        # For their shape and type: an image of one value takes no memory.
+        (_, self._image), *others = (
+            (name, np.broadcast_to(np.zeros((), dtype), shape)) for name, dtype in dtypes.items()
+        )
+        self._extensions = [fits.ImageHDU(image, name=name) for name, image in others]
+        for hdu in self._extensions:
+            if hdu.name == "UNCERT":
+                hdu.header["UTYPE"] = ("StdDevUncertainty", "standard deviation per pixel")
+                hdu.header["BUNIT"] = header["BUNIT"]
         self._places: list[_Place] = []
         end = 0
-        for its_header, its_dtype, n_more in (
-            (header, self._image.dtype, n_more_cards),
-            *((hdu.header, hdu.data.dtype, 0) for hdu in extensions),
+        for its_header, image, n_more in (
+            (header, self._image, n_more_cards),
+            *((hdu.header, hdu.data, 0) for hdu in self._extensions),
         ):
-            self._places.append(_Place(end, its_header, n_more, its_dtype, shape))
+            self._places.append(_Place(end, its_header, n_more, image.dtype, shape))
             end = self._places[-1].end
         # What is never written is zero, as the padding has to be.
         file.truncate(end)
 
-    def write(self, data: Array, std: Array | None, flags: Array | None) -> None:
+    def write(self, *planes: Array) -> None:
         """Write the next rows of all planes.
 
         Parameters
         ----------
-        data : ndarray, shape (any number of rows, columns)
-            Values.
-        std, flags : ndarray or None
-            Same shape; None for a plane that the file does not have.
+        *planes : ndarray, shape (any number of rows, columns)
+            In the order in which they were announced.
         """
-        planes = [plane for plane in (data, std, flags) if plane is not None]
         for place, plane in zip(self._places, planes, strict=True):
             place.write(self._file, plane)
 
@@ -161,10 +152,7 @@ def writing_image(
     header: fits.Header,
     n_more_cards: int,
     shape: tuple[int, int],
-    dtype: Any,
-    *,
-    has_std: bool,
-    has_mask: bool,
+    dtypes: Mapping[str, Any],
 ) -> Iterator[ImageWriter]:
     """An output that appears under its name when it is whole, and not at all when it fails.
 
@@ -172,17 +160,14 @@ def writing_image(
     ----------
     path : Path
         The file to be; replaced if it is there.
-    header, n_more_cards, shape, dtype, has_std, has_mask
+    header, n_more_cards, shape, dtypes
         As for `ImageWriter`, which the caller must finish.
     """
     with replacing(path) as part, part.open("wb", buffering=0) as file:
-        planes = {"has_std": has_std, "has_mask": has_mask}
-        yield ImageWriter(file, header, n_more_cards, shape, dtype, **planes)
+        yield ImageWriter(file, header, n_more_cards, shape, dtypes)
 
 
-def write_image(
-    path: Path, header: fits.Header, data: Array, std: Array | None, flags: Array | None
-) -> None:
+def write_image(path: Path, header: fits.Header, planes: Mapping[str, Array]) -> None:
     """Write an output whose planes are whole in memory; see `writing_image`.
 
     Parameters
@@ -191,16 +176,12 @@ def write_image(
         The file to be; replaced if it is there.
     header : Header
         Of the primary image, with BUNIT.
-    data : ndarray of float32 or float64
-        The image.
-    std : ndarray or None
-        Standard deviation, same shape, in the unit of the data.
-    flags : ndarray of uint8 or None
-        Bits of `flatcal.flags.Flag`; not zero is bad.
+    planes : mapping of str to ndarray
+        Names and images, the first that of the primary image.
     """
-    planes = {"has_std": std is not None, "has_mask": flags is not None}
-    with writing_image(path, header, 0, data.shape, data.dtype, **planes) as writer:
-        writer.write(data, std, flags)
+    (first, *_), dtypes = planes.values(), {name: image.dtype for name, image in planes.items()}
+    with writing_image(path, header, 0, first.shape, dtypes) as writer:
+        writer.write(*planes.values())
         writer.finish(header)
 
 

@@ -90,11 +90,14 @@ class Detector:
         None when neither the configuration nor the profile tells.
     saturation_adu : float or None
         Raw values from here on are flagged as saturated; None flags none.
+    linear_to_adu : float or None
+        Raw values above it are flagged as not linear; None flags none.
     """
 
     gain_electron_per_adu: float | None
     read_noise_electron: float | None
     saturation_adu: float | None
+    linear_to_adu: float | None = None
 
     @property
     def noise_known(self) -> bool:

@@ -125,9 +125,9 @@ def median_room(n_pixels: int) -> int:
 
 
 def master_bytes(plan: Plan, name: str) -> int:
-    """Bytes of a master in memory: value, uncertainty and flag."""
+    """Bytes of a master in memory: value, uncertainty and flags."""
     rows, columns = plan.master(name).shape
-    return rows * columns * (2 * np.dtype(plan.config.output.dtype).itemsize + 1)
+    return rows * columns * (2 * np.dtype(plan.config.output.dtype).itemsize + 2)
 
 
 def format_size(n_bytes: int, rounded: Callable[[float], int] = math.ceil) -> str:
@@ -160,12 +160,12 @@ class _Projector:
         return Projection(tuple(stages))
 
     def _master(self, master: MasterPlan) -> Stage:
-        """Average, error, count, flag and a comparison; a band of all frames, with its error."""
+        """Average, error, count, flags and a mask; a band of all frames, with its error."""
         frames = [self.frames[file] for file in master.inputs]
         rows, columns = master.shape
         steps = [master.steps] if master.steps else [frame.steps for frame in frames]
         planes = 2 if self.plan.config.output.uncertainty else 1
-        result = rows * columns * (planes * self.value_bytes + 4)
+        result = rows * columns * (planes * self.value_bytes + 5)
         row = columns * (len(frames) * (self.value_bytes + 1) + self.value_bytes + 4 + 2)
         # Rows above and below whose rejected pixels bear on a band; what it makes is as high.
         halo = 2 * int(self.plan.config.combine.grow_pixels)
@@ -183,7 +183,7 @@ class _Projector:
         planes = 2 if self.plan.config.output.uncertainty else 1
         n_pixels = max(math.prod(frame.kept_shape) for frame in frames)
         n_band = max(_band_pixels(frame) for frame in frames)
-        bands = n_band * (planes * self.value_bytes + 1)
+        bands = n_band * (planes * self.value_bytes + 3)
         median = median_room(n_pixels) * self.value_bytes if n_band < n_pixels else 0
         each = max(n_pixels * (self.value_bytes + 1), bands + median)
         masters = max(self._masters_of([frame.steps]) for frame in frames)

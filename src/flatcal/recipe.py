@@ -223,7 +223,15 @@ def load_config(path: str | Path) -> Config:
         raise ConfigError("bad-config", f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError("bad-config", f"{path} is not text in UTF-8: {error}") from error
-    return parse_config(text, str(path))
+    config = parse_config(text, str(path))
+    mask = config.camera.bad_pixel_mask
+    if mask is None:
+        return config
+    # As people expect: beside the settings, wherever the command is called from.
+    camera = config.camera.model_copy(
+        update={"bad_pixel_mask": str((path.parent / mask).resolve())}
+    )
+    return config.model_copy(update={"camera": camera})
 
 
 def parse_config(text: str, name: str) -> Config:

@@ -95,7 +95,7 @@ def test_an_image_is_written_as_it_is(tmp_path):
     data, std, flags = planes()
     path = tmp_path / "image.fits"
     header = fits.Header({"BUNIT": "adu"})
-    write_image(path, header, data.copy(), std.copy(), flags.copy())
+    write_image(path, header, {"PRIMARY": data, "UNCERT": std, "MASK": flags})
     with fits.open(path) as hdus:
         assert [hdu.name for hdu in hdus] == ["PRIMARY", "UNCERT", "MASK"]
         for hdu, expected in zip(hdus, (data, std, flags), strict=True):
@@ -107,11 +107,11 @@ def test_an_image_is_written_as_it_is(tmp_path):
 
 def test_an_image_in_bands_is_the_same_file(tmp_path):
     data, std, flags = planes()
-    write_image(tmp_path / "whole.fits", fits.Header({"BUNIT": "adu"}), data, std, flags)
+    images = {"PRIMARY": data, "UNCERT": std, "MASK": flags}
+    dtypes = {name: image.dtype for name, image in images.items()}
+    write_image(tmp_path / "whole.fits", fits.Header({"BUNIT": "adu"}), images)
     path, header = tmp_path / "bands.fits", fits.Header({"BUNIT": "adu"})
-    with writing_image(
-        path, header, 0, data.shape, data.dtype, has_std=True, has_mask=True
-    ) as writer:
+    with writing_image(path, header, 0, data.shape, dtypes) as writer:
         for start in range(0, ROWS, 4):
             band = slice(start, start + 4)
             writer.write(data[band], std[band], flags[band])
@@ -125,7 +125,8 @@ def test_checksums_are_those_of_astropy(tmp_path, dtype):
     data, std, flags = planes()
     path = tmp_path / "image.fits"
     header = fits.Header({"BUNIT": "adu"})
-    write_image(path, header, data.astype(dtype), std.astype(dtype), flags)
+    images = {"PRIMARY": data.astype(dtype), "UNCERT": std.astype(dtype), "MASK": flags}
+    write_image(path, header, images)
     with fits.open(path, checksum=True) as hdus:
         for hdu in hdus:
             assert hdu.data is not None
@@ -143,10 +144,8 @@ def test_a_header_has_room_for_more_cards_and_is_filled_up(tmp_path):
     path = tmp_path / "image.fits"
     for n_cards in (0, 1, 39, 40):
         header = fits.Header({"BUNIT": "adu"})
-        with writing_image(
-            path, header, 40, data.shape, data.dtype, has_std=False, has_mask=False
-        ) as writer:
-            writer.write(data, None, None)
+        with writing_image(path, header, 40, data.shape, {"PRIMARY": data.dtype}) as writer:
+            writer.write(data)
             for number in range(n_cards):
                 header[f"KEY{number}"] = number
             writer.finish(header)
@@ -161,7 +160,7 @@ def test_a_header_that_is_too_long_is_refused(tmp_path):
 
     def write():
         with writing_image(
-            tmp_path / "a.fits", header, 0, data.shape, data.dtype, has_std=False, has_mask=False
+            tmp_path / "a.fits", header, 0, data.shape, {"PRIMARY": data.dtype}
         ) as writer:
             header.extend((f"KEY{number}", number) for number in range(40))
             writer.finish(header)
@@ -174,7 +173,7 @@ def test_a_header_that_is_too_long_is_refused(tmp_path):
 def test_an_image_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "image.fits"
     path.write_text("old")
-    data, std, flags = planes()
+    data, std, _ = planes()
 
     def write_half(file, content):
         file.write(content[: len(content) // 2])
@@ -182,7 +181,7 @@ def test_an_image_that_cannot_be_written_whole_leaves_the_old_one(tmp_path, monk
 
     monkeypatch.setattr(fits_writer, "write_whole", write_half)
     with pytest.raises(OutputError, match="cannot be written: No space left"):
-        write_image(path, fits.Header({"BUNIT": "adu"}), data, std, flags)
+        write_image(path, fits.Header({"BUNIT": "adu"}), {"PRIMARY": data, "UNCERT": std})
     assert path.read_text() == "old"
     assert names(tmp_path) == ["image.fits"]
 

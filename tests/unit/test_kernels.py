@@ -147,8 +147,9 @@ def test_decode(seed, dtype):
     out = np.empty(values.shape, dtype)
     none, no_level = np.empty((0, 0), dtype), np.empty(0, dtype)
     arithmetic.calibrate_uint16(
-        as_in_a_file(values), 0, no_level, none, none, dtype(1), none, dtype(np.inf), out, NO_FLAGS
-    )
+        as_in_a_file(values), 0, no_level, none, none, dtype(1), none, *[dtype(np.inf)] * 2, out,
+        np.empty((0, 0), np.uint16),
+    )  # fmt: skip
     np.testing.assert_array_equal(out, values)
 
 
@@ -192,26 +193,44 @@ def test_calibration_is_its_steps_in_numpy(seed, shape, dtype, present, scale):
     in_place = raw.astype(dtype)
     arithmetic.calibrate(in_place, *arguments)
     assert in_place.tobytes() == expected.tobytes()
-    fused, flags = np.empty(shape, dtype), np.empty(shape, np.uint8)
+    fused, flags = np.empty(shape, dtype), np.empty(shape, np.uint16)
     wide = as_in_a_file(np.pad(raw, ((0, 0), (2, 1)), constant_values=65535))
-    arithmetic.calibrate_uint16(wide, 2, *arguments, dtype(60000), fused, flags)
+    arithmetic.calibrate_uint16(wide, 2, *arguments, dtype(50000), dtype(60000), fused, flags)
     assert fused.tobytes() == expected.tobytes()
-    expected_flags = np.where(raw >= 60000, Flag.SATURATED, 0)
+    expected_flags = np.where(raw > 50000, Flag.NON_LINEAR, 0)
+    expected_flags[raw >= 60000] = Flag.SATURATED
     if 3 in present:
         expected_flags |= np.where(flat > 0, 0, Flag.FLAT_INVALID)
     np.testing.assert_array_equal(flags, expected_flags)
 
 
+@given(seeds, st.tuples(st.integers(1, 6), st.integers(1, 5)))
+@few
+def test_charge_spills_along_the_column(seed, shape):
+    rng = np.random.default_rng(seed)
+    saturated = rng.random((shape[0] + 2, shape[1])) < 0.3
+    others = np.uint16(Flag.HOT) * (rng.random(shape) < 0.5)
+    expected = others | np.where(saturated[1:-1], Flag.SATURATED, 0)
+    beside = (saturated[:-2] | saturated[2:]) & ~saturated[1:-1]
+    expected |= np.where(beside, Flag.BLED, 0)
+    outer = np.where(saturated, np.uint16(Flag.SATURATED), np.uint16(0))
+    flags = others | outer[1:-1]
+    arithmetic.flag_bled(flags, outer[0], outer[-1])
+    np.testing.assert_array_equal(flags, expected)
+
+
 def test_flags_of_floats():
     pixels = np.array([[1.0, np.nan, np.inf, 9.0]], dtype=np.float32)
-    flags = np.empty(pixels.shape, np.uint8)
-    arithmetic.flag_image(pixels, np.float32(9), np.empty((0, 0), np.float32), flags)
+    flags = np.empty(pixels.shape, np.uint16)
+    arithmetic.flag_image(
+        pixels, np.float32(np.inf), np.float32(9), np.empty((0, 0), np.float32), flags
+    )
     bad = Flag.NON_FINITE
     np.testing.assert_array_equal(flags, [[0, bad, bad | Flag.SATURATED, Flag.SATURATED]])
 
 
 def test_flag_numbers_are_those_of_the_table():
-    for name in ("SATURATED", "NON_FINITE", "FLAT_INVALID", "MASTER_BAD"):
+    for name in ("SATURATED", "NON_FINITE", "FLAT_INVALID", "NON_LINEAR", "BLED"):
         assert int(getattr(arithmetic, name)) == Flag[name].value
 
 

@@ -281,13 +281,13 @@ def read_rejected(cards: Mapping[str, Any], n: int) -> tuple[float, ...] | None:
 
 
 def add_flag_legend(header: fits.Header, n_flagged: int, *, has_mask: bool) -> None:
-    """How many pixels are flagged, and what the bits of MASK mean if there is one."""
+    """How many pixels are flagged, and what the bits of FLAGS mean if there is one."""
     if not has_mask:
         header["NFLAGGED"] = (n_flagged, "pixels that are not good")
         return
-    header["NFLAGGED"] = (n_flagged, "pixels that are not good; bits of MASK:")
+    header["NFLAGGED"] = (n_flagged, "pixels that are not good; bits of FLAGS:")
     for flag, meaning in MEANING.items():
-        header[f"FLAG{flag.value:03d}"] = (flag.name, meaning)
+        header[f"FLAG{flag.value:04d}"] = (flag.name, meaning)
 
 
 def ascii_text(text: str) -> str:

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from flatcal.engine.hot_pixels import refine_scale
 from flatcal.engine.noise import read_variance_adu2
+from flatcal.engine.user_mask import UserMask
 from flatcal.errors import FrameError
-from flatcal.flags import Flag
+from flatcal.flags import INHERITED, Flag
 from flatcal.frame import Detector
 from flatcal.io import RawFrame, decode, naming
 from flatcal.kernels import arithmetic
@@ -26,7 +27,7 @@ from flatcal.stored import StoredMaster
 
 Array = NDArray[Any]
 
-_NO_FLAGS = np.empty((0, 0), np.uint8)
+_NO_FLAGS = np.empty((0, 0), np.uint16)
 
 # Rows that are looked at before a frame is calibrated, for a first idea of its level.
 _SAMPLE_ROWS = 32
@@ -42,7 +43,7 @@ class Master:
         Values.
     std : ndarray, same shape and type, or size 0
         Standard deviation, if it is known.
-    flags : ndarray of uint8, same shape, or size 0
+    flags : ndarray of uint16, same shape, or size 0
         Flags; size 0 when every pixel is good.
     lost_bias : str
         Name of the bias that a dark has lost; empty when it holds its bias.
@@ -57,9 +58,10 @@ class Master:
 def load_master(path: Path, lost_bias: str, dtype: Any) -> Master:
     """Read a master that an earlier run has written."""
     with naming(path), fits.open(path, memmap=False) as hdus:
-        types = {"PRIMARY": dtype, "UNCERT": dtype, "MASK": np.uint8}
-        planes = {hdu.name: _native(hdu.data, types[hdu.name]) for hdu in hdus}
-    return make_master(planes["PRIMARY"], planes.get("UNCERT"), planes["MASK"], lost_bias)
+        types = {"PRIMARY": dtype, "UNCERT": dtype, "FLAGS": np.uint16}
+        planes = {hdu.name: _native(hdu.data, types[hdu.name]) for hdu in hdus if hdu.name in types}
+        data, flags = planes["PRIMARY"], planes["FLAGS"]
+    return make_master(data, planes.get("UNCERT"), flags, lost_bias)
 
 
 def _native(pixels: Array, dtype: Any) -> Array:
@@ -115,6 +117,8 @@ class Preparation:
         Of the overscan pixels of a row.
     bias, dark, flat : Master or None
         What is subtracted and divided by.
+    marked : ndarray of bool, shape (rows, columns) or size 0
+        Pixels that the user's mask marks.
     bias_name : str
         Name of the bias; empty for none.
     dark_scale : scalar of `dtype`
@@ -134,6 +138,7 @@ class Preparation:
     dark_scale: Any
     refine: bool
     flat: Master | None
+    marked: Array
     dtype: np.dtype[Any]
 
     @property
@@ -158,6 +163,7 @@ def prepare(
     shape: tuple[int, int],
     master: Callable[[str], Master],
     dtype: np.dtype[Any],
+    mask: UserMask | None,
     refined_scale: float | None = None,
 ) -> Preparation:
     """Turn the steps of a plan into arrays.
@@ -172,6 +178,8 @@ def prepare(
         Gives a master by its name.
     dtype : dtype
         Of the calculation.
+    mask : UserMask or None
+        Pixels that the user marks.
     refined_scale : float, optional
         Factor of the dark, where it has been refined already.
     """
@@ -187,8 +195,9 @@ def prepare(
 
     overscan = by_name.get("subtract_overscan")
     dark = by_name.get("subtract_dark")
+    section = section_of("trim_image") or (slice(0, shape[0]), slice(0, shape[1]))
     return Preparation(
-        section=section_of("trim_image") or (slice(0, shape[0]), slice(0, shape[1])),
+        section=section,
         overscan=section_of("subtract_overscan"),
         statistic=np.mean if overscan and overscan.statistic == "mean" else np.median,
         bias=master_of("subtract_bias"),
@@ -197,6 +206,7 @@ def prepare(
         dark_scale=dtype.type(refined_scale or (dark.scale if dark else 1.0)),
         refine=dark is not None and dark.refine and refined_scale is None,
         flat=master_of("flat_correct"),
+        marked=np.empty((0, 0), np.bool_) if mask is None else mask.within(shape, section),
         dtype=dtype,
     )
 
@@ -210,17 +220,18 @@ class CalibratedFrame:
         Open.
     preparation : Preparation
         The steps.
-    saturation_adu : float or None
-        Raw values from here on are flagged; None flags none.
+    detector : Detector
+        Where it is linear, and where it saturates.
     """
 
-    def __init__(
-        self, raw: RawFrame, preparation: Preparation, saturation_adu: float | None
-    ) -> None:
+    def __init__(self, raw: RawFrame, preparation: Preparation, detector: Detector) -> None:
         self.raw = raw
         self.preparation = preparation
         kind = preparation.dtype.type
-        self.saturation = kind(np.inf if saturation_adu is None else saturation_adu)
+        self._limits = tuple(
+            kind(np.inf if limit is None else limit)
+            for limit in (detector.linear_to_adu, detector.saturation_adu)
+        )
 
     @property
     def band_rows(self) -> int:
@@ -235,15 +246,15 @@ class CalibratedFrame:
             yield slice(first, min(first + self.band_rows, stop))
 
     def read_sample(self) -> tuple[Array, Array]:
-        """Calibrated values and flags of some rows from all over the frame."""
+        """Calibrated values of some rows from all over the frame, and which of them are bad."""
         rows, columns = self.preparation.shape
         step = max(1, rows // _SAMPLE_ROWS)
         chosen = range(step // 2, rows, step)
         values = np.empty((len(chosen), columns), self.preparation.dtype)
-        flags = np.empty(values.shape, np.uint8)
+        bad = np.empty(values.shape, np.uint8)
         for place, row in enumerate(chosen):
-            self.read(row, row + 1, values[place : place + 1], flags[place : place + 1])
-        return values, flags
+            self.read_bad(row, row + 1, values[place : place + 1], bad[place : place + 1])
+        return values, bad
 
     def read(self, start: int, stop: int, out: Array, flags: Array) -> None:
         """Calibrated values and flags of some rows.
@@ -254,12 +265,41 @@ class CalibratedFrame:
             Rows of the image that is kept.
         out : ndarray, shape (stop - start, columns)
             Receives the values.
-        flags : ndarray of uint8, same shape
+        flags : ndarray of uint16, same shape
             Receives the flags.
         """
         for band in self.bands(start, stop):
             place = slice(band.start - start, band.stop - start)
             self._read_band(band, out[place], flags[place])
+
+    def read_bad(self, start: int, stop: int, out: Array, bad: Array, ignored: int = 0) -> None:
+        """Calibrated values of some rows, and which of them are bad.
+
+        Parameters
+        ----------
+        start, stop : int
+            Rows of the image that is kept.
+        out : ndarray, shape (stop - start, columns)
+            Receives the values.
+        bad : ndarray of uint8, same shape
+            Receives 1 where a pixel is flagged.
+        ignored : int
+            Bits that do not matter.
+        """
+        counted = np.uint16(~ignored & 0xFFFF)
+        for band in self.bands(start, stop):
+            place = slice(band.start - start, band.stop - start)
+            flags = np.empty(out[place].shape, np.uint16)
+            self._read_band(band, out[place], flags)
+            np.not_equal(flags & counted, 0, out=bad[place].view(np.bool_))
+
+    def inherited(self) -> Iterator[Array]:
+        """Flags of what it is calibrated with, of which those of the detector are its own too."""
+        for master in (self.preparation.bias, self.preparation.dark, self.preparation.flat):
+            if master is not None and master.flags.size:
+                yield master.flags
+        if self.preparation.marked.size:
+            yield self.preparation.marked * np.uint16(Flag.USER)
 
     def _read_band(self, band: slice, out: Array, flags: Array) -> None:
         p = self.preparation
@@ -279,10 +319,10 @@ class CalibratedFrame:
         )
         if self.raw.is_plain:
             first = p.section[1].start
-            arithmetic.calibrate_uint16(pixels, first, *steps, self.saturation, out, flags)
+            arithmetic.calibrate_uint16(pixels, first, *steps, *self._limits, out, flags)
         else:
             out[:] = pixels[:, p.section[1]]
-            arithmetic.flag_image(out, self.saturation, steps[-1], flags)
+            arithmetic.flag_image(out, *self._limits, steps[-1], flags)
             arithmetic.calibrate(out, *steps)
         for master, flag in (
             (p.bias, Flag.MASTER_BAD),
@@ -290,7 +330,28 @@ class CalibratedFrame:
             (p.flat, Flag.FLAT_INVALID),
         ):
             if master is not None and master.flags.size:
-                flags[master.flags[band] != 0] |= np.uint8(flag)
+                its = master.flags[band]
+                flags |= its & np.uint16(INHERITED)
+                flags[(its & ~np.uint16(INHERITED)) != 0] |= np.uint16(flag)
+        if p.marked.size:
+            flags[p.marked[band]] |= np.uint16(Flag.USER)
+        self._flag_bled(band, flags)
+
+    def _flag_bled(self, band: slice, flags: Array) -> None:
+        """Flag the neighbours of saturated pixels, also of those in the rows beside the band."""
+        above, below = self._saturated(band.start - 1), self._saturated(band.stop)
+        if above.any() or below.any() or (flags & np.uint16(Flag.SATURATED)).any():
+            arithmetic.flag_bled(flags, above, below)
+
+    def _saturated(self, row: int) -> Array:
+        """SATURATED in a raw row, counted as those that are kept; 0 beyond the ends."""
+        rows, columns = self.preparation.section
+        place = rows.start + row
+        if not 0 <= place < self.raw.shape[0] or not np.isfinite(self._limits[1]):
+            return np.zeros(columns.stop - columns.start, np.uint16)
+        values = self.raw.look_at_row(place)[columns]
+        saturated = values >= self._limits[1]
+        return np.where(saturated, np.uint16(Flag.SATURATED), np.uint16(0))
 
     def _level(self, pixels: Array) -> Array:
         """Overscan level of rows of the raw image, as they are stored where that is plain."""
@@ -300,6 +361,11 @@ class CalibratedFrame:
         overscan = pixels[:, p.overscan[1]]
         if self.raw.is_plain:
             overscan = decode(overscan, np.float64)
+        bad = ~(overscan < self._limits[1])  # saturated, or not a number
+        if bad.any():
+            overscan = np.ma.masked_array(overscan, bad)
+            statistic = np.ma.mean if p.statistic is np.mean else np.ma.median
+            return np.asarray(np.ma.filled(statistic(overscan, axis=1), np.nan), p.dtype)
         return np.asarray(p.statistic(overscan, axis=1), p.dtype)
 
     def refine(self, data: Array, flags: Array) -> None:
@@ -310,7 +376,7 @@ class CalibratedFrame:
         data : ndarray
             All rows, as `read` gives them; they are still those of the factor before.
         flags : ndarray of uint8
-            Their flags.
+            Not 0 where they are bad.
         """
         p = self.preparation
         if not p.refine or p.dark is None:

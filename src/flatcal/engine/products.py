@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flatcal.engine.buffers import Buffers
+from flatcal.engine.defects import flag_dead, flag_flat_columns, flag_hot, flag_level_columns
 from flatcal.engine.masters import CalibratedFrame, Master, prepare
 from flatcal.engine.noise import (
     NoiseModel,
@@ -28,9 +29,10 @@ from flatcal.engine.noise import (
     shares_of_variance,
 )
 from flatcal.engine.stacking import Stacking
+from flatcal.engine.user_mask import UserMask
 from flatcal.engine.workers import Workers
-from flatcal.flags import Flag
-from flatcal.frame import Detector
+from flatcal.flags import INHERITED, Flag
+from flatcal.frame import Detector, Kind
 from flatcal.io import RawFrame
 from flatcal.kernels.arithmetic import average_std
 from flatcal.kernels.stats import RunningMedian, median_of_good
@@ -58,6 +60,8 @@ class Setting:
         Threads and their memory.
     buffers : Buffers
         Memory for what is not kept.
+    mask : UserMask or None
+        Pixels that the user marks.
     """
 
     raw_folder: Path
@@ -65,6 +69,7 @@ class Setting:
     masters: Callable[[str], Master]
     workers: Workers
     buffers: Buffers
+    mask: UserMask | None
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -82,8 +87,10 @@ class Planes:
         Values.
     std : ndarray or None
         Standard deviation, in the type of the data.
-    flags : ndarray of uint8
+    flags : ndarray of uint16
         Flags.
+    n_used : ndarray of uint16
+        Frames whose value was kept.
     std_source : str
         What the standard deviation comes from.
     rejected : ndarray of float64, shape (n_frames,), or None
@@ -93,6 +100,7 @@ class Planes:
     data: Array
     std: Array | None
     flags: Array
+    n_used: Array
     std_source: str = "noise model"
     rejected: Array | None = None
 
@@ -126,7 +134,7 @@ class Found:
 def find_of(planes: Planes) -> Found:
     """What there is to tell of planes that are whole in memory."""
     return Found(
-        _rounded(median_of_good(planes.data, planes.flags)),
+        _rounded(median_of_good(planes.data, planes.flags != 0)),
         int(np.count_nonzero(planes.flags)),
         None if planes.std is None else planes.std_source,
         rejected=None if planes.rejected is None else tuple(planes.rejected.tolist()),
@@ -138,9 +146,9 @@ def _rounded(value: float) -> float | None:
     return float(np.float32(value)) if math.isfinite(value) else None
 
 
-# Takes the next rows of an output: values, standard deviation (or None) and flags, which are
-# lent for the time of the call.
-Take = Callable[[Array, Array | None, Array], None]
+# Takes the next rows of an output: values, standard deviation (or None), 1 where they are bad, and
+# flags, which are lent for the time of the call.
+Take = Callable[[Array, Array | None, Array, Array], None]
 
 
 def calibrate_frame(
@@ -175,7 +183,8 @@ def calibrate_frame(
     with ExitStack() as stack:
         height = min(rows, frame.band_rows)
         data = stack.enter_context(lend((height, columns), setting.dtype))
-        flags = stack.enter_context(lend((height, columns), np.uint8))
+        flags = stack.enter_context(lend((height, columns), np.uint16))
+        bad = stack.enter_context(lend((height, columns), np.uint8))
         std = stack.enter_context(lend((height, columns), setting.dtype)) if with_std else None
         running = None
         if height < rows:
@@ -186,13 +195,14 @@ def calibrate_frame(
         for band in frame.bands(0, rows):
             n = band.stop - band.start
             frame.read(band.start, band.stop, data[:n], flags[:n])
+            np.not_equal(flags[:n], 0, out=bad[:n].view(np.bool_))
             if std is not None:
                 frame.propagate(band, data[:n], detector, std[:n])
             if running is not None:
-                running.add(data[:n], flags[:n])
-            n_flagged += int(np.count_nonzero(flags[:n]))
-            take(data[:n], None if std is None else std[:n], flags[:n])
-        median = median_of_good(data, flags) if running is None else running.find()
+                running.add(data[:n], bad[:n])
+            n_flagged += int(np.count_nonzero(bad[:n]))
+            take(data[:n], None if std is None else std[:n], bad[:n], flags[:n])
+        median = median_of_good(data, bad) if running is None else running.find()
     if median is None:  # the sample has deceived
         with _whole(frame, setting) as planes:
             median = median_of_good(*planes)
@@ -211,11 +221,11 @@ def _refine(frame: CalibratedFrame, setting: Setting) -> None:
 
 @contextmanager
 def _whole(frame: CalibratedFrame, setting: Setting) -> Iterator[tuple[Array, Array]]:
-    """All calibrated values and flags of a frame, for the few ends that need them at once."""
+    """All calibrated values of a frame, and which are bad, where they are needed at once."""
     shape, lend = frame.preparation.shape, setting.buffers.lend
-    with lend(shape, setting.dtype) as data, lend(shape, np.uint8) as flags:
-        frame.read(0, shape[0], data, flags)
-        yield data, flags
+    with lend(shape, setting.dtype) as data, lend(shape, np.uint8) as bad:
+        frame.read_bad(0, shape[0], data, bad)
+        yield data, bad
 
 
 def _calibrated(
@@ -227,8 +237,10 @@ def _calibrated(
 ) -> CalibratedFrame:
     assert plan.shape is not None
     assert plan.detector is not None
-    preparation = prepare(steps, plan.shape, setting.masters, setting.dtype, refined_scale)
-    return CalibratedFrame(raw, preparation, plan.detector.saturation_adu)
+    preparation = prepare(
+        steps, plan.shape, setting.masters, setting.dtype, setting.mask, refined_scale
+    )
+    return CalibratedFrame(raw, preparation, plan.detector)
 
 
 def open_raw(setting: Setting, plan: FramePlan) -> RawFrame:
@@ -273,6 +285,10 @@ def combine_raw(setting: Setting, master: MasterPlan, frames: Sequence[FramePlan
             noise = _noise_of(setting, readers, terms, ones, lost_bias=bias is not None)
         stacking = Stacking(setting.config.combine, ones, ones, noise, frame_noise(detector))
         planes = combine_bands(readers, stacking, planes, setting, master, finish)
+        _inherit(readers, planes.flags)
+    if master.kind is Kind.DARK:
+        flag_hot(planes.data, detector, planes.flags)
+    flag_level_columns(planes.data, frame_noise(detector), planes.flags)
     return planes if detector.noise_known else _fill_unknown(planes, n)
 
 
@@ -294,25 +310,28 @@ def combine_flats(
         ]
         shape = readers[0].preparation.shape
         planes = _empty_planes(shape, setting, detector)
-        counts = opened.enter_context(setting.buffers.lend(shape, np.uint16))
-        finish, noise = partial(_keep_error, planes), None
+        finish: Finish = partial(_keep_error, planes)
+        noise = None
         if detector.noise_known:
-            finish = partial(_keep_counts, counts)
+            finish = _leave_for_later
             level_variance = readers[0].level_variance(detector)
             terms = flat_variances(levels, detector, level_variance)
             noise = _noise_of(setting, readers, terms, 1 / levels, lost_bias=True)
         stacking = Stacking(settings, 1 / levels, weights, noise, flat_noise(levels, detector))
         planes = combine_bands(readers, stacking, planes, setting, master, finish)
-        norm = setting.dtype.type(median_of_good(planes.data, planes.flags))
+        norm = setting.dtype.type(median_of_good(planes.data, planes.flags != 0))
         planes.data[:] /= norm
         planes.data[planes.flags != 0] = 1
-        planes.flags[planes.data <= 0] |= np.uint8(Flag.FLAT_INVALID)
+        planes.flags[planes.data <= 0] |= np.uint16(Flag.FLAT_INVALID)
+        _inherit(readers, planes.flags)
+        flag_dead(planes.data, planes.flags)
+        flag_flat_columns(planes.data, planes.flags)
         if detector.noise_known:
             variance = mean_variance(flat_variances(levels, detector), weights)
             shares = shares_of_variance(settings.method, weights)
 
             def fill(band: slice) -> None:
-                n_used = counts[band].astype(np.int32)
+                n_used = planes.n_used[band].astype(np.int32)
                 _fill_std(planes, variance, shares, None, band, None, n_used)
 
             setting.workers.run_bands(*shape, setting.workers.stage(master.name), fill)
@@ -320,6 +339,16 @@ def combine_flats(
     if planes.std is not None:
         planes.std[:] /= norm
     return _fill_unknown(planes, len(frames))
+
+
+def _inherit(readers: Sequence[CalibratedFrame], flags: Array) -> None:
+    """Flag the defects of the detector that the masters of some frames have."""
+    seen: set[int] = set()
+    for reader in readers:
+        for its in reader.inherited():
+            if id(its) not in seen:
+                flags |= its & np.uint16(INHERITED)
+                seen.add(id(its))
 
 
 # Values of all frames that are looked at to see whether their noise is what it should be: some
@@ -354,7 +383,8 @@ def _empty_planes(shape: tuple[int, int], setting: Setting, detector: Detector) 
     return Planes(
         np.empty(shape, setting.dtype),
         np.empty(shape, setting.dtype) if setting.config.output.uncertainty else None,
-        np.zeros(shape, np.uint8),
+        np.zeros(shape, np.uint16),
+        np.empty(shape, np.uint16),
         "noise model" if detector.noise_known else "scatter of the frames",
     )
 
@@ -389,8 +419,8 @@ def _keep_error(planes: Planes, band: slice, error: Array, _n_used: Array) -> No
         planes.std[band] = error
 
 
-def _keep_counts(counts: Array, band: slice, _error: Array, n_used: Array) -> None:
-    counts[band] = n_used
+def _leave_for_later(_band: slice, _error: Array, _n_used: Array) -> None:
+    """The uncertainty of a flat is worked out when its norm is known."""
 
 
 def combine_bands(
@@ -439,7 +469,8 @@ def combine_bands(
             error = lent.enter_context(lend((band.stop - band.start, columns), kind))
             n_used = lent.enter_context(lend((band.stop - band.start, columns), np.int32))
             for reader, values, its_flags in zip(readers, stack, bad, strict=True):
-                reader.read(start, stop, values, its_flags)
+                # A defect of the detector is in all frames: the average is the best there is.
+                reader.read_bad(start, stop, values, its_flags, INHERITED)
             result = planes.data[band]
             rejected.append(stacking.combine(stack, bad, inner, result, error, n_used))
             empty = n_used == 0
@@ -447,6 +478,7 @@ def combine_bands(
                 scaled = stack[:, inner][:, empty] * stacking.scales.astype(kind)[:, None]
                 result[empty] = scaled.mean(axis=0)
                 planes.flags[band][empty] = Flag.NO_INPUT
+            planes.n_used[band] = n_used
             finish(band, error, n_used)
 
     # Each band writes its own rows only, so the result does not depend on their order.

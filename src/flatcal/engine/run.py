@@ -14,6 +14,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
+
 from flatcal import __version__
 from flatcal.engine.buffers import Buffers
 from flatcal.engine.headers import frame_header, master_header, read_header, recipe_hash
@@ -32,6 +34,7 @@ from flatcal.engine.products import (
 from flatcal.engine.result import RunResult, find_losses, outcome_of
 from flatcal.engine.shelf import MasterShelf
 from flatcal.engine.store import OutputStore, check_output
+from flatcal.engine.user_mask import UserMask, load_user_mask
 from flatcal.engine.workers import Workers
 from flatcal.errors import BrokenFileError, FlatcalError, FrameError
 from flatcal.frame import Caveat, Kind
@@ -85,19 +88,22 @@ def run_plan(
     Raises
     ------
     ConfigError
-        When the plan cannot fit in the memory. Nothing has been written then.
+        When the plan cannot fit in the memory, or the mask of bad pixels cannot be read. Nothing
+        has been written then.
     OutputError
         When the output folder cannot be used. Nothing has been written then.
     """
     projection = project_memory(plan)
     projection.require(memory_bytes)
+    mask = load_user_mask(plan.config.camera.bad_pixel_mask)
     folder = Path(out)
     check_output(Path(plan.raw), folder)
     jobs = jobs or os.cpu_count() or 1
     store = OutputStore(folder, overwrite=overwrite)
     pool = ThreadPoolExecutor(jobs)
     try:
-        run = _Run(plan, store, Workers(pool, jobs, memory_bytes, projection), progress or _silent)
+        workers = Workers(pool, jobs, memory_bytes, projection)
+        run = _Run(plan, store, workers, mask, progress or _silent)
         with telling_of_compilation(run.tell_of_compilation):
             return run.run()
     finally:
@@ -113,7 +119,12 @@ class _Run:
     """One run: what is known while it goes on."""
 
     def __init__(
-        self, plan: Plan, store: OutputStore, workers: Workers, progress: Progress
+        self,
+        plan: Plan,
+        store: OutputStore,
+        workers: Workers,
+        mask: UserMask | None,
+        progress: Progress,
     ) -> None:
         self.plan = plan
         self.raw = Path(plan.raw)
@@ -123,7 +134,7 @@ class _Run:
             self._load_master, lambda name: master_bytes(plan, name), self._wait_for_writing
         )
         self.buffers = Buffers()
-        self.setting = Setting(self.raw, plan.config, self.shelf.get, workers, self.buffers)
+        self.setting = Setting(self.raw, plan.config, self.shelf.get, workers, self.buffers, mask)
         self.progress = progress
         self.frames = {frame.file: frame for frame in plan.frames}
         self.inputs = Inputs(self.setting, store)
@@ -393,19 +404,25 @@ class _Run:
         assert frame.detector is not None
         has_std = settings.uncertainty and frame.detector.noise_known
         has_mask = self._has_mask(output)
+        dtypes: dict[str, Any] = {"PRIMARY": self.setting.dtype}
+        dtypes |= {"UNCERT": self.setting.dtype} if has_std else {}
+        dtypes |= {"MASK": np.uint8, "FLAGS": np.int16} if has_mask else {}
         header = frame_header(read_header(self.raw / frame.file, _hdu(frame)), frame)
         with ExitStack() as stack:
             raw = stack.enter_context(open_raw(self.setting, frame))
             hashed = not self.inputs.knows(frame, raw)
             writer = stack.enter_context(
-                self.store.writing(
-                    output, header, frame.file, frame.kept_shape, self.setting.dtype,
-                    has_std=has_std, has_mask=has_mask,
-                )
-            )  # fmt: skip
+                self.store.writing(output, header, frame.file, frame.kept_shape, dtypes)
+            )
 
-            def take(data: Any, std: Any, flags: Any) -> None:
-                writer.write(data, std, flags if has_mask else None)
+            def take(data: Any, std: Any, bad: Any, flags: Any) -> None:
+                planes = {
+                    "PRIMARY": data,
+                    "UNCERT": std,
+                    "MASK": bad,
+                    "FLAGS": flags.view(np.int16),
+                }
+                writer.write(*(planes[name] for name in dtypes))
 
             found = calibrate_frame(
                 raw, self.setting, frame, with_std=has_std, hashed=hashed, take=take
@@ -442,6 +459,7 @@ class _Run:
                 "steps": [step.model_dump(exclude={"reason"}) for step in steps],
                 "masters": {name: self._recipe_of(name) for name in sorted(masters)},
                 "settings": settings,
+                "marked": "" if self.setting.mask is None else self.setting.mask.digest,
                 "output": self.plan.config.output.model_dump(include=_PIXEL_SETTINGS),
             }
         )
@@ -476,9 +494,8 @@ class _Run:
         return output.startswith("masters/") or self.plan.config.output.mask
 
     def _write(self, product: ProductRecord, header: Any, planes: Planes) -> None:
-        has_mask = self._has_mask(product.output)
         try:
-            self.store.write(product.output, header, planes, has_mask=has_mask)
+            self.store.write_master(product.output, header, planes)
         except FlatcalError:
             with self.lock:
                 del self.products[product.output]
@@ -497,5 +514,5 @@ def _hdu(frame: FramePlan) -> int:
     return frame.storage.hdu
 
 
-def _leave(_data: Any, _std: Any, _flags: Any) -> None:
+def _leave(_data: Any, _std: Any, _bad: Any, _flags: Any) -> None:
     """Take rows that nobody wants."""

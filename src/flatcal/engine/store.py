@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 _CARDS_OF_DESCRIPTION = 12 + len(Flag)
 _CHARACTERS_OF_CARD = 60
 
+_MASTERS = "masters/"
+
 FOLDERS = ("masters", "flats", "science")
 
 
@@ -127,7 +129,8 @@ class OutputStore:
         except (FrameError, OSError):
             return None
         cards = hdus[0].cards
-        n_planes = 1 + ("ERRSRC" in cards) + has_mask
+        # A master has NUSED as well.
+        n_planes = 1 + ("ERRSRC" in cards) + 2 * has_mask + output.startswith(_MASTERS)
         complete = all(hdu.stored_bytes == hdu.data_bytes for hdu in hdus)
         median, n_flagged = cards.get("GOODMED"), cards.get("NFLAGGED")
         if not (len(hdus) == n_planes and complete and padded and isinstance(n_flagged, int)):
@@ -218,25 +221,28 @@ class OutputStore:
         header: fits.Header,
         file: str,
         shape: tuple[int, int],
-        dtype: Any,
-        *,
-        has_std: bool,
-        has_mask: bool,
+        dtypes: Mapping[str, Any],
     ) -> Iterator[ImageWriter]:
         """Write an output in bands, which is described before it is finished.
 
         See `flatcal.fits_writer.writing_image`.
         """
-        planes = {"has_std": has_std, "has_mask": has_mask}
         more = _CARDS_OF_DESCRIPTION + len(ascii_text(file)) // _CHARACTERS_OF_CARD
-        with writing_image(self.out / output, header, more, shape, dtype, **planes) as writer:
+        with writing_image(self.out / output, header, more, shape, dtypes) as writer:
             yield writer
         logger.info("wrote %s", output)
 
-    def write(self, output: str, header: fits.Header, planes: Planes, *, has_mask: bool) -> None:
-        """Write an output that is whole in memory and has been described."""
-        flags = planes.flags if has_mask else None
-        write_image(self.out / output, header, planes.data, planes.std, flags)
+    def write_master(self, output: str, header: fits.Header, planes: Planes) -> None:
+        """Write a master, which is whole in memory and has been described."""
+        named = {
+            "PRIMARY": planes.data,
+            "UNCERT": planes.std,
+            "MASK": (planes.flags != 0).view(np.uint8),
+            "FLAGS": planes.flags.view(np.int16),
+            "NUSED": planes.n_used.view(np.int16),
+        }
+        present = {name: image for name, image in named.items() if image is not None}
+        write_image(self.out / output, header, present)
         logger.info("wrote %s", output)
 
     def finish(self, plan: Plan, record: RunRecord) -> RunRecord:

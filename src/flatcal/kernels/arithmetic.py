@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from flatcal.kernels.compiled import kernel
 
 # Values of flatcal.flags.Flag; kernels know numbers only. A test holds the two together.
-SATURATED = np.uint8(1)
-NON_FINITE = np.uint8(2)
-FLAT_INVALID = np.uint8(4)
-MASTER_BAD = np.uint8(16)
+SATURATED = np.uint16(1)
+NON_FINITE = np.uint16(2)
+FLAT_INVALID = np.uint16(4)
+NON_LINEAR = np.uint16(256)
+BLED = np.uint16(512)
+_NONE = np.uint16(0)
 
 Array = NDArray[Any]
 
@@ -98,6 +100,7 @@ def calibrate_uint16(
     dark: Array,
     dark_scale: Any,
     flat: Array,
+    linear: Any,
     saturation: Any,
     out: Array,
     flags: Array,
@@ -113,11 +116,11 @@ def calibrate_uint16(
         The column of `raw` that is the first of `out`.
     level, bias, dark, dark_scale, flat
         As for `calibrate`.
-    saturation : float
-        Raw values at or above it are flagged; infinity flags none.
+    linear, saturation : scalar of the type of `out`
+        Raw values above the first, and at or above the second, are flagged; infinity flags none.
     out : ndarray of float32 or float64, shape (rows, columns)
         Receives the calibrated values.
-    flags : ndarray of uint8, shape (rows, columns) or size 0
+    flags : ndarray of uint16, shape (rows, columns) or size 0
         Receives the flags.
     """
     for y in range(raw.shape[0]):
@@ -127,27 +130,49 @@ def calibrate_uint16(
             v = source[first + x]
             row[x] = np.uint16(((v >> 8) | (v << 8)) ^ 0x8000)
         if flags.size:
-            flag_row(row, saturation, flat, y, flags[y])
+            flag_row(row, linear, saturation, flat, y, flags[y])
         _calibrate_row(row, y, level, bias, dark, dark_scale, flat)
 
 
 @kernel()
-def flag_row(row: Array, saturation: Any, flat: Array, y: int, flags: Array) -> None:
-    """Flag a row of raw values: saturated, not finite, flat not above zero."""
+def flag_row(row: Array, linear: Any, saturation: Any, flat: Array, y: int, flags: Array) -> None:
+    """Flag a row of raw values: saturated, not linear, not finite, flat not above zero."""
     for x in range(row.size):
-        bad = SATURATED if row[x] >= saturation else np.uint8(0)
+        bad = NON_LINEAR if row[x] > linear else _NONE
+        bad = SATURATED if row[x] >= saturation else bad
         flags[x] = bad if np.isfinite(row[x]) else (bad | NON_FINITE)
     if flat.size:
         flat_row = flat[y]
         for x in range(row.size):
-            flags[x] |= np.uint8(0) if flat_row[x] > 0 else FLAT_INVALID
+            flags[x] |= _NONE if flat_row[x] > 0 else FLAT_INVALID
 
 
 @kernel()
-def flag_image(pixels: Array, saturation: Any, flat: Array, flags: Array) -> None:
+def flag_image(pixels: Array, linear: Any, saturation: Any, flat: Array, flags: Array) -> None:
     """Flag an image of raw values; see `flag_row`."""
     for y in range(pixels.shape[0]):
-        flag_row(pixels[y], saturation, flat, y, flags[y])
+        flag_row(pixels[y], linear, saturation, flat, y, flags[y])
+
+
+@kernel()
+def flag_bled(flags: Array, above: Array, below: Array) -> None:
+    """Flag what lies next to a saturated pixel in its column, where charge spills first.
+
+    Parameters
+    ----------
+    flags : ndarray of uint16, shape (rows, columns)
+        With SATURATED; gets BLED.
+    above, below : ndarray of uint16, shape (columns,)
+        Flags of the rows before the first and after the last.
+    """
+    last = flags.shape[0] - 1
+    for y in range(flags.shape[0]):
+        row = flags[y]
+        before = above if y == 0 else flags[y - 1]
+        after = below if y == last else flags[y + 1]
+        for x in range(row.size):
+            near = (before[x] | after[x]) & SATURATED
+            row[x] |= BLED if near > (row[x] & SATURATED) else _NONE
 
 
 @kernel()
