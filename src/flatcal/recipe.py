@@ -137,7 +137,7 @@ class OutputSettings(Strict):
     uncertainty : bool
         Whether outputs get an UNCERT plane.
     mask : bool
-        Whether calibrated frames get a MASK plane; masters always have theirs.
+        Whether calibrated frames get the planes MASK and FLAGS; masters always have theirs.
     flats : bool
         Whether the calibrated flats are written; without them the master flats are made
         straight from the raw ones.

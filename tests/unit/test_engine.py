@@ -792,10 +792,11 @@ def test_a_frame_without_a_good_pixel_does_not_upset_the_next_run(night, tmp_pat
 
 def flags_of(path):
     with fits.open(path) as hdus:
-        return np.array(hdus["MASK"].data)
+        return np.array(hdus["FLAGS"].data)
 
 
 SATURATED, NON_FINITE, FLAT_INVALID, NO_INPUT, MASTER_BAD = 1, 2, 4, 8, 16
+HOT, DEAD, BLED = 32, 64, 512
 
 
 def poke(path, y, x, value):
@@ -809,9 +810,9 @@ def test_saturated_pixels_are_flagged_and_left_out_of_masters(night, tmp_path):
     poke(night / "b0.fits", 6, 7, 65535)
     result = run(night, tmp_path / "out")
     assert result.failed == ()
-    expected = np.zeros((24, 30), np.uint8)
+    expected = np.zeros((24, 30), np.int16)
     assert (flags_of(tmp_path / "out/masters/master_bias.fits") == expected).all()
-    expected[3, 4] = SATURATED
+    expected[3, 4], expected[2, 4], expected[4, 4] = SATURATED, BLED, BLED
     assert (flags_of(tmp_path / "out/science/science-sg.fits") == expected).all()
     two = [image_of(night / f"b{i}.fits")[6, 7] for i in (1, 2)]
     bias = fits.getdata(tmp_path / "out/masters/master_bias.fits")
@@ -846,13 +847,13 @@ def test_a_pixel_that_is_bad_in_all_darks_is_bad_in_all_that_they_calibrate(nigh
         poke(night / f"d10-{i}.fits", 8, 9, 65535)
     run(night, tmp_path / "out")
     out = tmp_path / "out"
-    assert flags_of(out / "masters/master_dark_10s.fits")[8, 9] == NO_INPUT
-    assert flags_of(out / "flats/flat-g0.fits")[8, 9] == MASTER_BAD
-    assert flags_of(out / "masters/master_flat_g.fits")[8, 9] == NO_INPUT
-    assert flags_of(out / "science/science-sg.fits")[8, 9] == MASTER_BAD | FLAT_INVALID
+    assert flags_of(out / "masters/master_dark_10s.fits")[8, 9] == NO_INPUT | HOT
+    assert flags_of(out / "flats/flat-g0.fits")[8, 9] == MASTER_BAD | HOT
+    assert flags_of(out / "masters/master_flat_g.fits")[8, 9] == NO_INPUT | HOT
+    assert flags_of(out / "science/science-sg.fits")[8, 9] == MASTER_BAD | FLAT_INVALID | HOT
     for path in out.rglob("*.fits"):
         flags = flags_of(path)
-        flags[8, 9] = 0
+        flags[7:10, 9] = 0  # also above and below, where charge spills
         assert not flags.any()
         assert np.isfinite(fits.getdata(path)).all()
 
@@ -862,8 +863,8 @@ def test_a_pixel_that_sees_no_light_is_not_divided_by(night, tmp_path):
         poke(night / f"g{i}.fits", 2, 3, 900)
     run(night, tmp_path / "out")
     out = tmp_path / "out"
-    assert flags_of(out / "masters/master_flat_g.fits")[2, 3] == FLAT_INVALID
-    assert flags_of(out / "science/science-sg.fits")[2, 3] == FLAT_INVALID
+    assert flags_of(out / "masters/master_flat_g.fits")[2, 3] == FLAT_INVALID | DEAD
+    assert flags_of(out / "science/science-sg.fits")[2, 3] == FLAT_INVALID | DEAD
     assert np.isfinite(fits.getdata(out / "science/science-sg.fits")[2, 3])
 
 
@@ -877,7 +878,8 @@ def test_values_that_are_not_numbers_are_flagged(night, tmp_path):
     flags = flags_of(tmp_path / "out/science/science-sg.fits")
     assert flags[4, 5] == NON_FINITE
     assert flags[4, 6] == NON_FINITE | SATURATED
-    assert np.count_nonzero(flags) == 2
+    assert (flags[3, 6], flags[5, 6]) == (BLED, BLED)
+    assert np.count_nonzero(flags) == 4
 
 
 # -- types of raw files ------------------------------------------------------------------
@@ -1034,7 +1036,7 @@ def test_unknown_noise_still_gives_masters_an_uncertainty_from_their_scatter(nig
         assert whole.mean() > 0.5
         np.testing.assert_allclose(hdus["UNCERT"].data[whole], expected[whole], rtol=1e-4)
     with fits.open(tmp_path / "out/science/science-sg.fits") as hdus:
-        assert [hdu.name for hdu in hdus] == ["PRIMARY", "MASK"]
+        assert [hdu.name for hdu in hdus] == ["PRIMARY", "MASK", "FLAGS"]
 
 
 def test_odd_cards_of_raw_headers_survive(night, tmp_path):

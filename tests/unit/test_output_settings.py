@@ -110,7 +110,10 @@ def test_float64_is_plain_numpy_to_twelve_digits(night, tmp_path):
     assert set(expected) == ALL
     for name, image in expected.items():
         path = tmp_path / "out" / f"{name}.fits"
-        assert kinds_of_values(path) == {"PRIMARY": -64, "UNCERT": -64, "MASK": 8}
+        used = {"NUSED": 16} if name in MASTERS else {}
+        assert kinds_of_values(path) == {
+            "PRIMARY": -64, "UNCERT": -64, "MASK": 8, "FLAGS": 16, **used
+        }  # fmt: skip
         # Differences of numbers near 1000 are as good as those.
         atol = 0 if "master_flat" in name else 1e-11
         np.testing.assert_allclose(fits.getdata(path), image, rtol=1e-12, atol=atol, err_msg=name)
@@ -125,7 +128,8 @@ def test_float32_is_float64_to_six_digits(night, tmp_path):
             fits.open(tmp_path / "out64" / f"{name}.fits") as double,
         ):
             for one, two in zip(single, double, strict=True):
-                assert one.header["BITPIX"] == (8 if one.name == "MASK" else -32)
+                integers = {"MASK": 8, "FLAGS": 16, "NUSED": 16}
+                assert one.header["BITPIX"] == integers.get(one.name, -32)
                 np.testing.assert_allclose(one.data, two.data, rtol=2e-6, atol=1e-3)
 
 
@@ -157,14 +161,14 @@ def test_without_masks_of_frames_the_rest_is_the_same(night, tmp_path, camera):
         path = tmp_path / "out" / f"{name}.fits"
         expected = planes(tmp_path / "with" / f"{name}.fits")
         if name not in MASTERS:
-            del expected["MASK"]
+            del expected["MASK"], expected["FLAGS"]
         assert planes(path) == expected
         with fits.open(path) as hdus:
             hdus.verify("exception")
         ccd = CCDData.read(path)
         assert (ccd.mask is None) == (name not in MASTERS)
         assert ccd.unit == (u.dimensionless_unscaled if "master_flat" in name else u.adu)
-    assert fits.getval(tmp_path / "out/science/science-sr.fits", "NFLAGGED") == 1
+    assert fits.getval(tmp_path / "out/science/science-sr.fits", "NFLAGGED") == 3
 
 
 # -- flats that are not written ----------------------------------------------------------

@@ -35,39 +35,40 @@ def plan_of(raw, text=SETTINGS):
 # -- figures by hand ---------------------------------------------------------------------
 
 # Masters, result, least and most of a thread. The images have 24 x 30 = 720 pixels, of float32:
-# a master has value, uncertainty and flag, 9 bytes; a result has the average, its error, a
-# count, flags and a mask, 12 bytes; a row of three frames has 90 values and flags, 30 errors and
-# counts, and 30 raw values.
+# a master has value, uncertainty and flags, 10 bytes; a result has the average, its error, a
+# count, flags and a mask, 13 bytes; a row of three frames has 90 values and marks of bad ones, 30
+# errors and counts, and 30 raw values. A frame in work has value, uncertainty, flags and a mask, 11
+# bytes.
 FLOAT32 = {
-    "master_bias": (0, 8640, 750, 18_000),
-    "master_dark_10s": (0, 8640, 750, 18_000),
-    "master_dark_60s": (6480, 8640, 750, 18_000),
-    "master_flat_g": (6480, 8640, 750, 18_000),
-    "master_flat_r": (12_960, 8640, 750, 18_000),
-    "flat": (0, 0, 19_440, 19_440),
-    "science": (0, 0, 25_920, 25_920),
+    "master_bias": (0, 9360, 750, 18_000),
+    "master_dark_10s": (0, 9360, 750, 18_000),
+    "master_dark_60s": (7200, 9360, 750, 18_000),
+    "master_flat_g": (7200, 9360, 750, 18_000),
+    "master_flat_r": (14_400, 9360, 750, 18_000),
+    "flat": (0, 0, 22_320, 22_320),
+    "science": (0, 0, 29_520, 29_520),
 }
 FLOAT64 = {
-    "master_bias": (0, 14_400, 1230, 29_520),
-    "master_dark_10s": (0, 14_400, 1230, 29_520),
-    "master_dark_60s": (12_240, 14_400, 1230, 29_520),
-    "master_flat_g": (12_240, 14_400, 1230, 29_520),
-    "master_flat_r": (24_480, 14_400, 1230, 29_520),
-    "flat": (0, 0, 36_720, 36_720),
-    "science": (0, 0, 48_960, 48_960),
+    "master_bias": (0, 15_120, 1230, 29_520),
+    "master_dark_10s": (0, 15_120, 1230, 29_520),
+    "master_dark_60s": (12_960, 15_120, 1230, 29_520),
+    "master_flat_g": (12_960, 15_120, 1230, 29_520),
+    "master_flat_r": (25_920, 15_120, 1230, 29_520),
+    "flat": (0, 0, 39_600, 39_600),
+    "science": (0, 0, 52_560, 52_560),
 }
 NO_UNCERTAINTY = {
-    name: (masters, 5760 if result else 0, *thread)
+    name: (masters, 6480 if result else 0, *thread)
     for name, (masters, result, *thread) in FLOAT32.items()
-} | {"flat": (0, 0, 16_560, 16_560), "science": (0, 0, 23_040, 23_040)}
+} | {"flat": (0, 0, 19_440, 19_440), "science": (0, 0, 26_640, 26_640)}
 
 
 @pytest.mark.parametrize(
     ("output", "stages", "least"),
     [
-        ("", FLOAT32, 25_920),
-        ("dtype='float64'", FLOAT64, 48_960),
-        ("uncertainty=false", NO_UNCERTAINTY, 23_040),
+        ("", FLOAT32, 29_520),
+        ("dtype='float64'", FLOAT64, 52_560),
+        ("uncertainty=false", NO_UNCERTAINTY, 26_640),
     ],
 )
 def test_a_small_night_by_hand(night, output, stages, least):

@@ -133,9 +133,10 @@ def unscaled(request, raw, tmp_path_factory):
 
 def n_kept(prefix):
     n = np.full((ROWS, COLUMNS), N_FRAMES)
-    for name, pixel in SATURATED.items():
+    for name, (y, x) in SATURATED.items():
         if name.startswith(prefix):
-            n[pixel] -= 1
+            # What lies above and below a saturated pixel, where charge spills, is left out too.
+            n[max(0, y - 1) : y + 2, x] -= 1
     return n
 
 
@@ -295,7 +296,10 @@ def test_scatter_of_raw_frames(unknown_noise, master, prefix):
     stack = images[:, :, :COLUMNS] - np.median(images[:, :, COLUMNS:], axis=2)[:, :, None]
     planes = outputs.master(master)
     assert planes.header["ERRSRC"] == "scatter of the frames"
-    expected = standard_error(stack, images[:, :, :COLUMNS] >= 60_000)
+    saturated = np.pad(images[:, :, :COLUMNS] >= 60_000, ((0, 0), (1, 1), (0, 0)))
+    # With what lies above and below, where charge spills.
+    bad = saturated[:, 1:-1] | saturated[:, :-2] | saturated[:, 2:]
+    expected = standard_error(stack, bad)
     np.testing.assert_allclose(planes.std, expected, rtol=1e-5)
 
 
@@ -304,7 +308,7 @@ def test_scatter_of_flats(unknown_noise):
     flats = [outputs(f"flats/flat-g{i}") for i in range(3)]
     assert all(flat.std is None for flat in flats)
     bad = np.array([flat.mask != 0 for flat in flats])
-    assert bad.sum() == 2
+    assert bad.sum() == 6
     stack = np.array([flat.data / np.median(flat.data[flat.mask == 0]) for flat in flats])
     norm = np.median(np.ma.masked_array(stack, bad).mean(axis=0).data)
     assert abs(norm - 1) > 0.01

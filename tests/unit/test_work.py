@@ -40,6 +40,8 @@ class Work:
     def __init__(self):
         self.clear()
 
+    noise_known = True
+
     def clear(self):
         # Appending is atomic; a Counter would lose counts of threads.
         self.hashed, self.read, self.loaded, self.written = [], [], [], []
@@ -56,9 +58,11 @@ class Work:
         return Counter(y for rows in read for y in range(rows.start, rows.stop))
 
     def assert_each_row_read(self, passes, rows=range(ROWS)):
+        """Where noise is known, 32 rows of what is combined are looked at first: here all."""
         assert self.passes == passes
         for file, times in passes.items():
-            assert self.rows(file) == dict.fromkeys(rows, times), file
+            looked_at = self.noise_known and file.removesuffix(".fz") not in SCIENCE
+            assert self.rows(file) == dict.fromkeys(rows, times + looked_at), file
 
     def assert_none(self):
         assert (self.hashed, self.passes, self.loaded, self.written) == ([], {}, [], [])
@@ -67,6 +71,7 @@ class Work:
         """Count one run, without the planning before it."""
         plan = build_plan(raw, parse_config(text, "n"))
         self.clear()
+        self.noise_known = bool(text)
         return run_plan(plan, out, **options)
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from flatcal.engine.noise import read_variance_adu2
 from flatcal.flags import Flag
 from flatcal.frame import Detector
+from flatcal.kernels.combine import MAD_TO_STD
 
 Array = NDArray[Any]
 
@@ -79,12 +80,15 @@ def flag_level_columns(image: Array, noise_adu: float, flags: Array) -> None:
     image : ndarray, shape (rows, columns)
         Master in ADU.
     noise_adu : float
-        Noise of a single frame.
+        Noise that a single frame has at the least.
     flags : ndarray of uint16, same shape
         Gets `Flag.BAD_COLUMN`.
     """
-    levels = np.median(image[::_STEP], axis=0)
-    _flag_columns(np.abs(levels - _around(levels)) > COLUMN_NOISE * noise_adu, flags)
+    sample = image[::_STEP]
+    levels = np.median(sample, axis=0)
+    scatter = MAD_TO_STD * float(np.median(np.abs(sample - levels)))
+    limit = COLUMN_NOISE * max(noise_adu, scatter)
+    _flag_columns(np.abs(levels - _around(levels)) > limit, flags)
 
 
 def flag_flat_columns(flat: Array, flags: Array) -> None:

@@ -253,7 +253,9 @@ class CalibratedFrame:
         values = np.empty((len(chosen), columns), self.preparation.dtype)
         bad = np.empty(values.shape, np.uint8)
         for place, row in enumerate(chosen):
-            self.read_bad(row, row + 1, values[place : place + 1], bad[place : place + 1])
+            self.read_bad(
+                row, row + 1, values[place : place + 1], bad[place : place + 1], Flag.BLED
+            )
         return values, bad
 
     def read(self, start: int, stop: int, out: Array, flags: Array) -> None:
@@ -271,6 +273,7 @@ class CalibratedFrame:
         for band in self.bands(start, stop):
             place = slice(band.start - start, band.stop - start)
             self._read_band(band, out[place], flags[place])
+            self._flag_bled(band, flags[place])
 
     def read_bad(self, start: int, stop: int, out: Array, bad: Array, ignored: int = 0) -> None:
         """Calibrated values of some rows, and which of them are bad.
@@ -291,6 +294,8 @@ class CalibratedFrame:
             place = slice(band.start - start, band.stop - start)
             flags = np.empty(out[place].shape, np.uint16)
             self._read_band(band, out[place], flags)
+            if not ignored & Flag.BLED:  # its neighbours need not be read
+                self._flag_bled(band, flags)
             np.not_equal(flags & counted, 0, out=bad[place].view(np.bool_))
 
     def inherited(self) -> Iterator[Array]:
@@ -335,7 +340,6 @@ class CalibratedFrame:
                 flags[(its & ~np.uint16(INHERITED)) != 0] |= np.uint16(flag)
         if p.marked.size:
             flags[p.marked[band]] |= np.uint16(Flag.USER)
-        self._flag_bled(band, flags)
 
     def _flag_bled(self, band: slice, flags: Array) -> None:
         """Flag the neighbours of saturated pixels, also of those in the rows beside the band."""
