@@ -231,7 +231,7 @@ def test_the_page_of_messages_is_what_the_script_makes():
 
 
 def test_the_table_of_flags_is_that_of_the_program():
-    table = rows(section(DOCS / "outputs.md", "MASK"))
+    table = rows(section(DOCS / "outputs.md", "FLAGS"))
     flags = [[f"`{flag.value}`", f"`{flag.name}`", text] for flag, text in MEANING.items()]
     assert [row[:3] for row in table] == flags
 

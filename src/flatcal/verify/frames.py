@@ -114,7 +114,7 @@ def _dark_left(
 ) -> tuple[float, float, int]:
     """Slope of the frame's hot pixels on those of the dark, over the factor of the dark."""
     assert frame.std is not None
-    good = cut_boxes(frame.good & dark.good)
+    good = cut_boxes(frame.good_or_hot & dark.good_or_hot)
     in_dark = _above_surroundings(cut_boxes(dark.data), good) * scale
     in_frame = _above_surroundings(cut_boxes(frame.data * flat), good)
     noise = cut_boxes(frame.std * flat)

@@ -11,6 +11,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from flatcal.errors import BrokenFileError
+from flatcal.flags import Flag
 from flatcal.io import naming
 from flatcal.photon_transfer.raw import sample_bands
 
@@ -33,6 +34,8 @@ class Sample:
         UNCERT; None where the file has none.
     good : ndarray of bool
         Pixels that are finite and not flagged.
+    good_or_hot : ndarray of bool
+        Those, and the ones that are flagged as hot alone.
     noise_model : bool
         Whether UNCERT comes from gain and read noise.
     """
@@ -40,6 +43,7 @@ class Sample:
     data: Array
     std: Array | None
     good: Array
+    good_or_hot: Array
     noise_model: bool
 
 
@@ -57,11 +61,11 @@ def read_sample(path: Path) -> Sample:
         bands = sample_bands((header["NAXIS2"], header["NAXIS1"]), SAMPLE_PIXELS)
         data = _read(planes["PRIMARY"], bands)
         std = _read(planes["UNCERT"], bands) if "UNCERT" in planes else None
-        mask = planes.get("MASK", planes.get("FLAGS"))
-        good = np.isfinite(data)
-        if mask is not None:
-            good &= _read(mask, bands) == 0
-        return Sample(data, std, good, header.get("ERRSRC") == "noise model")
+        good = good_or_hot = np.isfinite(data)
+        if "FLAGS" in planes:
+            flags = _read(planes["FLAGS"], bands)
+            good, good_or_hot = good & (flags == 0), good & (flags & ~Flag.HOT == 0)
+        return Sample(data, std, good, good_or_hot, header.get("ERRSRC") == "noise model")
 
 
 def _read(hdu: Any, bands: tuple[slice, ...]) -> Array:
