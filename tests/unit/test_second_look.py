@@ -179,6 +179,16 @@ def test_a_saturated_flat(camera):
     )
 
 
+def test_a_flat_near_saturation(camera):
+    camera.take("bias", "BIAS", 0.0, number=2)
+    camera.take("flat", "FLAT", 1.0, light=50000.0, number=2, FILTER="V")
+    camera.take("high", "FLAT", 5.0, light=60000.0, FILTER="V")
+    found = camera.doubts()
+    assert list(found) == ["high0.fits"]
+    assert "% of saturation (65535), where few detectors are linear" in found["high0.fits"]
+    assert "are above 61" in found["high0.fits"]
+
+
 def test_a_flat_at_the_level_of_the_bias(camera):
     camera.take("bias", "BIAS", 0.0, number=3)
     camera.take("flat", "FLAT", 1.0, light=20000.0, number=2, FILTER="V")

@@ -23,6 +23,8 @@ LEAST_LIGHT: Final = 20.0
 FAINT: Final = 0.2
 # The Lick Nickel has a saturated column, 0.1 % of the image.
 MOST_SATURATED: Final = 0.01
+# Detectors are seldom linear in the last tenth below saturation.
+NEAR_SATURATION: Final = 0.9
 # A flat is another filter's when it is so many times nearer to that filter's flats than to its
 # own, and so many times farther from its own than these are from one another.
 NEARER: Final = 3.0
@@ -42,9 +44,16 @@ def doubt_levels(groups: Sequence[Group], seen: Mapping[str, Seen]) -> Doubts:
 
 
 def _saturated(one: Seen) -> Iterator[str]:
+    """Whether a flat is saturated, or near it."""
     assert one.frame.detector is not None
+    limit = one.frame.detector.saturation_adu or np.inf
+    if one.look.saturated_fraction <= MOST_SATURATED and one.look.high >= NEAR_SATURATION * limit:
+        yield (
+            f"its brightest 1 % are above {one.say(one.look.high)}, {one.look.high / limit:.0%} of "
+            f"saturation ({limit:g}), where few detectors are linear; take it out of the folder, "
+            "or correct camera.saturation_adu"
+        )
     if one.look.saturated_fraction > MOST_SATURATED:
-        limit = one.frame.detector.saturation_adu or 0.0
         yield (
             f"{one.look.saturated_fraction:.0%} of its pixels are at or above saturation "
             f"({limit:g}), its level is {one.say(one.look.level)}; take it out of the folder, or "
