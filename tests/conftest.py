@@ -29,6 +29,15 @@ read_noise_electron = 10.0
 """
 
 
+def _shot_variance(light, photon, read, share=1.0):
+    """The rule of docs/outputs.md for the light whose shot noise counts, in numpy."""
+    near = light.copy()
+    near[:, 1:-1] = (light[:, :-2] + light[:, 2:]) / 2
+    variance = np.maximum(near, 0) * photon + read
+    alike = (light - near) ** 2 <= 9 * 1.5 * share * variance
+    return np.where(alike, variance, np.maximum(light, 0) * photon + read)
+
+
 class Night(NamedTuple):
     """A simulated night: not to be changed, for all tests share it."""
 
@@ -42,6 +51,11 @@ def _simulate(camera: str, settings: str, folder: Path) -> Night:
     config = folder / "flatcal.toml"
     config.write_text(settings)
     return Night(folder / "raw", config, truth)
+
+
+@pytest.fixture(scope="session")
+def shot_variance():
+    return _shot_variance
 
 
 @pytest.fixture(scope="session")

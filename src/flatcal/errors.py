@@ -119,9 +119,16 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "mean of its good pixels, is zero, negative or not a number."
         ),
         "flat-level-doubt": (
-            "The flat is saturated, has hardly any light, or much less than the others in its "
-            "filter. It is combined with them all the same, and all count alike. Take it out of "
-            "the folder if it is no good."
+            "The flat is saturated, or its brightest 1 % are above 90 % of saturation; or it has "
+            "hardly any light, or much less than the others in its filter. It is combined with "
+            "them all the same, and all count alike. Take it out of the folder if it is no good."
+        ),
+        "flat-unlike": (
+            "Held against the median of the other flats of its filter, each over its median, this "
+            "flat has a slope of more than 0.5 % over the image, or differs in more than 0.3 % of "
+            "its area (dust that has moved, stars, a reflection), and in either more than three "
+            "times as much as the others typically do. Look at the flat; leave it out if it is no "
+            "good. Fewer than four flats cannot tell which is the odd one."
         ),
         "frame-rejected": (
             "Far more pixels of this frame than of its siblings were rejected when they were "

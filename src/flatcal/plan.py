@@ -158,6 +158,9 @@ class MasterPlan(Strict):
         Of a flat.
     reason : str
         What the inputs have in common.
+    level_of : str
+        Name of the bias whose level a dark still holds, which tells how much of it is current;
+        empty when it has lost its bias, or no bias of the night fits.
     shape : tuple of int
         Rows and columns.
     setup : Setup
@@ -179,6 +182,7 @@ class MasterPlan(Strict):
     exposure_time_s: float = 0.0
     filter: str = ""
     reason: str = ""
+    level_of: str = ""
     stored: StoredMaster | None = None
 
     @property

@@ -331,9 +331,12 @@ class _Planner:
             steps += tuple(
                 self._bias_step(group.first, "the dark is to be scaled without its bias")
             )
+        elif group.kind is Kind.DARK:
+            bias = choose_bias(group.first, self.bias_groups, self.config.dark)
+            return self._master(group, steps, self.names[id(bias)] if bias else "")
         return self._master(group, steps)
 
-    def _master(self, group: Group, steps: tuple[Step, ...]) -> MasterPlan:
+    def _master(self, group: Group, steps: tuple[Step, ...], level_of: str = "") -> MasterPlan:
         name = self.names[id(group)]
         require_some_left(self.config.combine, name, len(group.frames))
         return MasterPlan(
@@ -346,6 +349,7 @@ class _Planner:
             exposure_time_s=group.exposure_time_s,
             filter=group.first.filter if group.kind is Kind.FLAT else "",
             reason=describe_group(group),
+            level_of=level_of,
         )
 
     def _frame_plan(self, frame: Frame, output: str | None, part_of: str | None) -> FramePlan:

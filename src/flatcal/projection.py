@@ -168,7 +168,7 @@ class _Projector:
         result = rows * columns * (planes * self.value_bytes + 5)
         row = columns * (len(frames) * (self.value_bytes + 1) + self.value_bytes + 4 + 2)
         # Rows above and below whose rejected pixels bear on a band; what it makes is as high.
-        halo = 2 * int(self.plan.config.combine.grow_pixels)
+        halo = 2 * int(self.plan.config.combine.grow_of(master.kind, by_noise=True))
         row += columns * (2 * self.value_bytes + 4) if halo else 0
         least = (1 + halo) * row
         band = max(least, min((rows + halo) * row, BAND_BYTES))

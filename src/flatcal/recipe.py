@@ -7,13 +7,18 @@ import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from flatcal.camera import CameraSettings, Count, KindRule, Number, Strict, Switch
 from flatcal.errors import ConfigError
 from flatcal.frame import Kind
+
+# The eight neighbours: of stars in twilight flats the outlier is only the core. Of three flats with
+# 150 stars in a million pixels each, 2.7e-4 of the pixels of the master were more than 4 sigma off
+# without, and 0.9e-4 with it; noise alone makes 0.6e-4.
+FLAT_GROW_PIXELS: Final = 1.5
 
 
 class DarkSettings(Strict):
@@ -67,8 +72,9 @@ class CombineSettings(Strict):
         How many values are left out, for 'minmax'.
     low_threshold_adu, high_threshold_adu : float or None
         Values beyond them are left out, whatever `reject` is.
-    grow_pixels : float
-        Radius around a rejected pixel in which the others of its frame are rejected as well.
+    grow_pixels : float or None
+        Radius around a rejected pixel in which the others of its frame are rejected as well;
+        None is `FLAT_GROW_PIXELS` in flats whose noise is known, else 0.
     """
 
     method: Literal["average", "median"] = "average"
@@ -83,7 +89,13 @@ class CombineSettings(Strict):
     n_high: Count = Field(default=1, ge=0)
     low_threshold_adu: Number | None = None
     high_threshold_adu: Number | None = None
-    grow_pixels: Number = Field(default=0.0, ge=0, le=50)
+    grow_pixels: Number | None = Field(default=None, ge=0, le=50)
+
+    def grow_of(self, kind: Kind, *, by_noise: bool) -> float:
+        """The radius for frames of a kind, whose outliers are told by their noise or not."""
+        if self.grow_pixels is not None:
+            return self.grow_pixels
+        return FLAT_GROW_PIXELS if kind is Kind.FLAT and by_noise else 0.0
 
     @model_validator(mode="after")
     def _refuse_what_has_no_effect(self) -> Self:
@@ -141,12 +153,15 @@ class OutputSettings(Strict):
     flats : bool
         Whether the calibrated flats are written; without them the master flats are made
         straight from the raw ones.
+    split_flat : bool
+        Whether each master flat is also written apart, as illumination and pixel response.
     """
 
     dtype: Literal["float32", "float64"] = "float32"
     uncertainty: Switch = True
     mask: Switch = True
     flats: Switch = True
+    split_flat: Switch = False
 
 
 class Config(Strict):

@@ -77,6 +77,10 @@ class ProductRecord(Strict):
         Factor of the dark, where it was refined on hot pixels.
     rejected : tuple of float or None
         Of a master, the share of the pixels of each input that was rejected.
+    slopes : tuple of float or None
+        Of a master flat, how much each flat changes over the image against the others.
+    unlike : tuple of float or None
+        Of a master flat, the share of each flat that differs from the others, slope aside.
     """
 
     output: str
@@ -87,6 +91,8 @@ class ProductRecord(Strict):
     n_flagged: int
     refined_scale: float | None = None
     rejected: tuple[float, ...] | None = None
+    slopes: tuple[float, ...] | None = None
+    unlike: tuple[float, ...] | None = None
 
 
 class RunRecord(Strict):

@@ -1,4 +1,4 @@
-"""Whether a rejection can do anything, and whether a frame loses more than its siblings."""
+"""Whether a rejection can do anything, and whether a frame is unlike its siblings."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from flatcal.recipe import CombineSettings
 # A frame that loses this share of its pixels, and so many times what its siblings lose, is named.
 FAR_MORE: Final = 3.0
 LEAST_SHARE: Final = 0.01
+# Over a series of twilight flats the gradient of the sky changes by some tenths of a percent.
+LEAST_SLOPE: Final = 0.005
+# Shadows of dust take up some tenths of a percent of a flat; stars are smaller.
+LEAST_UNLIKE: Final = 0.003
 
 
 def most_sigma(center: str, n: int) -> float:
@@ -104,5 +108,38 @@ def describe_losses(master: str, fractions: Mapping[str, float]) -> dict[str, Ca
                 f"{100 * share:.3g} % of its pixels were rejected in {master}, of the other "
                 f"frames typically {100 * typical:.3g} %; look at it, and leave it out if it is "
                 "no good",
+            )
+    return caveats
+
+
+def describe_unlike(
+    master: str, slopes: Mapping[str, float], unlike: Mapping[str, float]
+) -> dict[str, Caveat]:
+    """Caveats for flats whose light or dust is not that of the others.
+
+    Parameters
+    ----------
+    master : str
+        What the flats went into.
+    slopes : mapping of str to float
+        How much each changes over the image against the median of the others.
+    unlike : mapping of str to float
+        Share of each that differs from them, slope aside.
+    """
+    caveats = {}
+    for file in slopes:
+        told = []
+        for numbers, least, what in (
+            (slopes, LEAST_SLOPE, "of slope over the image"),
+            (unlike, LEAST_UNLIKE, "of its area with another pattern, such as dust that moved"),
+        ):
+            typical = statistics.median(number for name, number in numbers.items() if name != file)
+            if numbers[file] > least and numbers[file] > FAR_MORE * typical:
+                told.append(f"{numbers[file]:.2%} {what} (the others typically {typical:.2%})")
+        if told:
+            caveats[file] = Caveat(
+                "flat-unlike",
+                f"against the other flats of {master} it has {', and '.join(told)}; look at it, "
+                "and leave it out if it is no good",
             )
     return caveats

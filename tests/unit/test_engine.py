@@ -71,7 +71,15 @@ def clipped_mean(stack, noise):
     return np.where(kept, stack, 0).sum(axis=0) / kept.sum(axis=0)
 
 
-def mean_by_noise(stack, photon, read, zero):
+def with_neighbours(mask):
+    """What is set in each image, and the eight pixels about it."""
+    padded = np.pad(mask, ((0, 0), (1, 1), (1, 1)))
+    rows, columns = mask.shape[1:]
+    shifted = [padded[:, y : y + rows, x : x + columns] for y in range(3) for x in range(3)]
+    return np.any(shifted, axis=0)
+
+
+def mean_by_noise(stack, photon, read, zero, *, grow=False):
     """Mean without values beyond 5 times the noise of their frame from the median, in float64.
 
     Half of the values of a pixel are kept. The noise counts as no less than that of the frames
@@ -94,8 +102,10 @@ def mean_by_noise(stack, photon, read, zero):
     distance = np.abs(stack - median)
     half = np.sort(distance, axis=0)[(n - 1) // 2]
     kept = (distance <= limit) | (distance <= half * (1 + 1e-9))
-    mean = np.where(kept, stack, 0).sum(axis=0) / kept.sum(axis=0)
     near = (np.abs(distance - limit) < 0.03 * limit) & (distance > half)
+    if grow:
+        kept, near = ~with_neighbours(~kept), with_neighbours(near)
+    mean = np.where(kept, stack, 0).sum(axis=0) / kept.sum(axis=0)
     return np.where(near.any(axis=0) | unknown, np.nan, mean)
 
 
@@ -131,7 +141,7 @@ class Reference:
         levels = np.array([np.nanmedian(flat) for flat in flats])
         scaled = [flat / level for flat, level in zip(flats, levels, strict=True)]
         read = (self.read + 1 / 12) / levels**2
-        average = mean_by_noise(scaled, self.photon / levels, read, zero=0)
+        average = mean_by_noise(scaled, self.photon / levels, read, zero=0, grow=True)
         return average / np.nanmedian(average)
 
     def mean_of(self, stack, *, lost_bias):
@@ -472,10 +482,14 @@ def test_a_second_run_with_other_threads_and_memory_touches_nothing(night, tmp_p
     assert states(out) == before
 
 
+DARKS = {"masters/master_dark_10s", "masters/master_dark_60s"}
+
+
 @pytest.mark.parametrize(
     ("file", "redone"),
     [
-        ("b1.fits", {"masters/master_bias", "masters/master_dark_60s"} | OF_R),
+        # The level of the bias tells how much of the dark that holds it is current.
+        ("b1.fits", {"masters/master_bias", *DARKS} | OF_R | OF_G),
         ("d10-0.fits", {"masters/master_dark_10s"} | OF_G),
         ("d60-2.fits", {"masters/master_dark_60s"} | OF_R),
         ("r1.fits", {"flats/flat-r1", "masters/master_flat_r", "science/science-sr"}),
@@ -514,7 +528,7 @@ def test_another_bias_redoes_what_depends_on_the_bias(night, tmp_path, put_frame
     before = states(out)
     shutil.copy(night / "b1.fits", night / "b9.fits")
     run(night, out)
-    assert changed(before, states(out)) == {"masters/master_bias", "masters/master_dark_60s"} | OF_R
+    assert changed(before, states(out)) == {"masters/master_bias", *DARKS} | OF_R | OF_G
 
 
 @pytest.mark.parametrize(

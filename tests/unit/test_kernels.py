@@ -235,9 +235,9 @@ def test_flag_numbers_are_those_of_the_table():
 
 
 @pytest.mark.parametrize("with_dark", [True, False])
-@pytest.mark.parametrize("holds_bias", [True, False])
+@pytest.mark.parametrize("zero", [0.0, 6.0])
 @pytest.mark.parametrize("with_flat", [True, False])
-def test_propagation_is_the_formula(with_dark, holds_bias, with_flat):
+def test_propagation_is_the_formula(with_dark, zero, with_flat, shot_variance):
     rng = np.random.default_rng(5)
     shape, none = (4, 6), np.empty((0, 0))
     light, dark, flat = (
@@ -253,11 +253,11 @@ def test_propagation_is_the_formula(with_dark, holds_bias, with_flat):
     out = np.empty(shape)
     arithmetic.propagate(
         values, read_variance, gain, bias_std, factor, dark if with_dark else none,
-        dark_std if with_dark else none, scale, holds_bias, flat if with_flat else none,
+        dark_std if with_dark else none, scale, zero, flat if with_flat else none,
         flat_std if with_flat else none, out,
     )  # fmt: skip
-    current = scale * dark if with_dark and not holds_bias else 0
-    variance = np.maximum(values * divisor + current, 0) / gain + read_variance
+    current = scale * (dark - zero) if with_dark else 0
+    variance = shot_variance(values * divisor + current, 1 / gain, read_variance)
     variance += factor * bias_std**2
     if with_dark:
         variance += (scale * dark_std) ** 2
@@ -284,7 +284,7 @@ def test_propagation_is_the_scatter_of_simulated_frames():
     out = np.empty((1, 1))
     arithmetic.propagate(
         plane(light), noise**2, gain, plane(bias_std), 1.0, plane(current), plane(dark_std), scale,
-        False, plane(flat_level), plane(flat_std), out,
+        0.0, plane(flat_level), plane(flat_std), out,
     )  # fmt: skip
     np.testing.assert_allclose(out[0, 0], result.std(), rtol=0.01)
 
@@ -302,9 +302,29 @@ def test_propagation_knows_that_frame_and_dark_lost_the_same_bias():
     out, none = np.empty((1, 1)), np.empty((0, 0))
     arithmetic.propagate(
         plane(0.0), noise**2, 1.0, plane(bias_std), 1 - 2 * scale, plane(0.0),
-        plane(np.hypot(raw_dark_std, bias_std)), scale, False, none, none, out,
+        plane(np.hypot(raw_dark_std, bias_std)), scale, 0.0, none, none, out,
     )  # fmt: skip
     np.testing.assert_allclose(out[0, 0], result.std(), rtol=0.01)
+
+
+def test_shot_noise_does_not_follow_the_noise_of_its_pixel():
+    """At 30 electrons with a noise of 5 the pull would have a mean of -1 / (2 sigma) = -0.07."""
+    rng = np.random.default_rng(13)
+    shape, light, noise = (300, 400), 30.0, 5.0
+    values = rng.poisson(light, shape) + rng.normal(0, noise, shape)
+    values[::7, ::5] += 2000  # stars and hot pixels have the noise of their own light
+    out, none = np.empty(shape), np.empty((0, 0))
+    arithmetic.propagate(
+        values, noise**2, 1.0, none, 0.0, none, none, 1.0, 0.0, none, none, out
+    )  # fmt: skip
+    bright = values > 1000
+    np.testing.assert_allclose(out[bright], np.sqrt(values[bright] + noise**2), rtol=1e-12)
+    alone = ~bright & ~np.roll(bright, 1, axis=1) & ~np.roll(bright, -1, axis=1)
+    pull = ((values - light) / out)[alone]
+    assert abs(pull.mean()) < 0.02
+    assert pull.std() == pytest.approx(1, abs=0.02)
+    beside = ~bright & ~alone  # one neighbour is bright, which is not its own light
+    assert np.median(out[beside]) == pytest.approx(np.sqrt(light + noise**2), rel=0.03)
 
 
 def test_median_of_good_pixels():

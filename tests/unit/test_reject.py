@@ -187,7 +187,7 @@ def test_grow_is_a_disc_in_the_same_frame(radius, count):
     flags = np.zeros((2, 7, 8), np.uint8)
     flags[1, 3, 4] = reject.REJECTED
     flags[1, 3, 5] = 1
-    reject.grow_rejected(flags, radius)
+    reject.grow_rejected(flags, np.array([2, 3 * 8 + 4]), radius)
     y, x = np.indices((7, 8))
     disc = (y - 3) ** 2 + (x - 4) ** 2 <= radius**2
     assert disc.sum() == count
@@ -221,13 +221,13 @@ def test_weighted_average(seed, n, kind, whole):
 # -- which kernels the settings mean -----------------------------------------------------
 
 
-def stacked(settings_of, n=8, scales=None, weights=None, noise=None):
+def stacked(settings_of, n=8, scales=None, weights=None, noise=None, grow=0.0):
     rng = np.random.default_rng(9)
     stack = rng.normal(1000, 10, (n, 12, 15))
     stack[rng.random(stack.shape) < 0.03] += 500
     stacking = Stacking(
         CombineSettings(**settings_of), np.ones(n) if scales is None else scales,
-        np.ones(n) if weights is None else weights, noise, 5.0,
+        np.ones(n) if weights is None else weights, noise, 5.0, grow,
     )  # fmt: skip
     planes = np.empty((12, 15)), np.empty((12, 15)), np.empty((12, 15), np.int32)
     n_rejected = stacking.combine(
@@ -237,10 +237,11 @@ def stacked(settings_of, n=8, scales=None, weights=None, noise=None):
 
 
 @pytest.mark.parametrize("noise", [None, NoiseModel(np.tile([0.0, 100.0], (8, 1)), 0.0)])
-def test_at_once_or_in_steps_is_the_same(noise):
-    _, at_once, n_at_once = stacked({}, noise=noise)
+@pytest.mark.parametrize("grow", [0.0, 1.5, 3.0])
+def test_at_once_or_in_steps_is_the_same(noise, grow):
+    _, at_once, n_at_once = stacked({}, noise=noise, grow=grow)
     # A threshold that nothing reaches takes the other way.
-    _, in_steps, n_in_steps = stacked({"high_threshold_adu": 1e6}, noise=noise)
+    _, in_steps, n_in_steps = stacked({"high_threshold_adu": 1e6}, noise=noise, grow=grow)
     assert n_at_once.sum() > 20
     np.testing.assert_array_equal(n_at_once, n_in_steps)
     for one, other in zip(at_once, in_steps, strict=True):
@@ -249,19 +250,18 @@ def test_at_once_or_in_steps_is_the_same(noise):
 
 def test_grow_takes_the_neighbours_of_their_frame():
     _, (_, _, before), n_before = stacked({})
-    _, (_, _, after), n_after = stacked({"grow_pixels": 1.0})
+    _, (_, _, after), n_after = stacked({}, grow=1.0)
     assert n_before.sum() == 8 * 12 * 15 - before.sum()
     assert n_after.sum() == 8 * 12 * 15 - after.sum()
     assert 3.5 < n_after.sum() / n_before.sum() < 5
 
 
 @pytest.mark.parametrize("rows", [slice(0, 5), slice(4, 9), slice(8, 12)])
-def test_a_band_with_its_halo_is_a_part_of_the_whole(rows):
-    stack, whole, _ = stacked({"grow_pixels": 2.0, "method": "median"})
+@pytest.mark.parametrize("method", ["median", "average"])
+def test_a_band_with_its_halo_is_a_part_of_the_whole(rows, method):
+    stack, whole, _ = stacked({"method": method}, grow=2.0)
     halo = slice(max(0, rows.start - 2), min(12, rows.stop + 2))
-    stacking = Stacking(
-        CombineSettings(grow_pixels=2.0, method="median"), np.ones(8), np.ones(8), None, 5.0
-    )
+    stacking = Stacking(CombineSettings(method=method), np.ones(8), np.ones(8), None, 5.0, 2.0)
     height = rows.stop - rows.start
     planes = np.empty((height, 15)), np.empty((height, 15)), np.empty((height, 15), np.int32)
     part = np.ascontiguousarray(stack[:, halo])

@@ -29,7 +29,12 @@ _STRUCTURE: Final = frozenset(
 )
 _SECTIONS: Final = frozenset(("BIASSEC", "TRIMSEC", "DATASEC", "CCDSEC", "DETSEC", "AMPSEC"))
 
-_REJECTED: Final = "INR"
+# What is told of each input of a master: keyword, and the comment before its name.
+PER_INPUT: Final = {
+    "rejected": ("INR", "share of pixels rejected in"),
+    "slopes": ("ING", "slope against the other flats:"),
+    "unlike": ("INU", "share unlike the other flats:"),
+}
 
 
 def read_header(path: Path, hdu: int) -> fits.Header:
@@ -257,27 +262,32 @@ def add_inputs(header: fits.Header, inputs: Sequence[tuple[str, str]], recipe: s
     header["RECIPE"] = recipe
 
 
-def add_rejected(header: fits.Header, shares: Sequence[float]) -> None:
-    """Share of the pixels of each input of a master that were rejected in combining it.
+def add_per_input(header: fits.Header, what: str, numbers: Sequence[float]) -> None:
+    """A number of each input of a master.
 
     Parameters
     ----------
     header : Header
         Changed in place.
-    shares : sequence of float
+    what : str
+        A key of `PER_INPUT`.
+    numbers : sequence of float
         In the order of the inputs.
     """
-    for number, share in enumerate(shares, start=1):
+    keyword, comment = PER_INPUT[what]
+    for place, number in enumerate(numbers, start=1):
         # Rounded so that a header holds it exactly: a later run reads the same from there.
-        comment = f"share of pixels rejected in INF{number:04d}"
-        header[f"{_REJECTED}{number:04d}"] = (round(float(share), 7), comment)
+        header[f"{keyword}{place:04d}"] = (round(float(number), 7), f"{comment} INF{place:04d}")
 
 
-def read_rejected(cards: Mapping[str, Any], n: int) -> tuple[float, ...] | None:
-    """What `add_rejected` has written for n inputs; None where it has not."""
-    shares = [cards.get(f"{_REJECTED}{number:04d}") for number in range(1, n + 1)]
-    numbers = [float(share) for share in shares if isinstance(share, int | float)]
-    return tuple(numbers) if numbers and len(numbers) == n else None
+def read_per_input(cards: Mapping[str, Any], n: int) -> dict[str, tuple[float, ...] | None]:
+    """What `add_per_input` has written for n inputs; None where it has not."""
+    found: dict[str, tuple[float, ...] | None] = {}
+    for what, (keyword, _) in PER_INPUT.items():
+        values = [cards.get(f"{keyword}{place:04d}") for place in range(1, n + 1)]
+        numbers = [float(value) for value in values if isinstance(value, int | float)]
+        found[what] = tuple(numbers) if numbers and len(numbers) == n else None
+    return found
 
 
 def add_flag_legend(header: fits.Header, n_flagged: int, *, has_mask: bool) -> None:

@@ -20,6 +20,7 @@ from flatcal.flags import INHERITED, Flag
 from flatcal.frame import Detector
 from flatcal.io import RawFrame, decode, naming
 from flatcal.kernels import arithmetic
+from flatcal.kernels.stats import median_of_good
 from flatcal.plan import Step
 from flatcal.projection import READ_PIXELS
 from flatcal.section import Section, parse_section
@@ -47,21 +48,24 @@ class Master:
         Flags; size 0 when every pixel is good.
     lost_bias : str
         Name of the bias that a dark has lost; empty when it holds its bias.
+    zero : float
+        Value that a dark has where there is no current: the level of the bias that it holds.
     """
 
     data: Array
     std: Array
     flags: Array
     lost_bias: str
+    zero: float
 
 
-def load_master(path: Path, lost_bias: str, dtype: Any) -> Master:
+def load_master(path: Path, lost_bias: str, dtype: Any, zero: float | None) -> Master:
     """Read a master that an earlier run has written."""
     with naming(path), fits.open(path, memmap=False) as hdus:
         types = {"PRIMARY": dtype, "UNCERT": dtype, "FLAGS": np.uint16}
         planes = {hdu.name: _native(hdu.data, types[hdu.name]) for hdu in hdus if hdu.name in types}
         data, flags = planes["PRIMARY"], planes["FLAGS"]
-    return make_master(data, planes.get("UNCERT"), flags, lost_bias)
+    return make_master(data, planes.get("UNCERT"), flags, lost_bias, zero)
 
 
 def _native(pixels: Array, dtype: Any) -> Array:
@@ -93,13 +97,18 @@ def require_unchanged(stored: StoredMaster) -> None:
         )
 
 
-def make_master(data: Array, std: Array | None, flags: Array, lost_bias: str) -> Master:
-    """A `Master` of planes, of which an empty one is left out."""
+def make_master(
+    data: Array, std: Array | None, flags: Array, lost_bias: str, zero: float | None = 0.0
+) -> Master:
+    """A `Master` of planes, of which an empty one is left out; its median is its zero for None."""
+    if zero is None:
+        zero = median_of_good(data, flags != 0)
     return Master(
         data,
         np.empty((0, 0), data.dtype) if std is None else std,
         flags if flags.any() else _NO_FLAGS,
         lost_bias,
+        zero,
     )
 
 
@@ -426,7 +435,7 @@ class CalibratedFrame:
             _band(p.dark, band, p.dtype),
             _band_std(p.dark, band, p.dtype),
             p.dark_scale,
-            p.dark is not None and not p.dark.lost_bias,
+            kind(0.0 if p.dark is None else p.dark.zero),
             _band(p.flat, band, p.dtype),
             _band_std(p.flat, band, p.dtype),
             out,

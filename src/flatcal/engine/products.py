@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from flatcal.engine.buffers import Buffers
 from flatcal.engine.defects import flag_dead, flag_flat_columns, flag_hot, flag_level_columns
+from flatcal.engine.inherited import inherited_errors
+from flatcal.engine.likeness import Likeness, compare_flats, sample_frames
 from flatcal.engine.masters import CalibratedFrame, Master, prepare
 from flatcal.engine.noise import (
-    NoiseModel,
     Variance,
     flat_noise,
     flat_variances,
@@ -34,7 +35,7 @@ from flatcal.engine.workers import Workers
 from flatcal.flags import INHERITED, Flag
 from flatcal.frame import Detector, Kind
 from flatcal.io import RawFrame
-from flatcal.kernels.arithmetic import average_std
+from flatcal.kernels.arithmetic import add_error, average_std
 from flatcal.kernels.stats import RunningMedian, median_of_good
 from flatcal.plan import FramePlan, MasterPlan, Step
 from flatcal.projection import median_room
@@ -95,6 +96,8 @@ class Planes:
         What the standard deviation comes from.
     rejected : ndarray of float64, shape (n_frames,), or None
         Share of the pixels that were rejected in each frame of a master.
+    likeness : Likeness or None
+        Of a master flat, its flats against one another.
     """
 
     data: Array
@@ -103,6 +106,7 @@ class Planes:
     n_used: Array
     std_source: str = "noise model"
     rejected: Array | None = None
+    likeness: Likeness | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +126,8 @@ class Found:
         Factor of its dark, where it was refined on hot pixels; rounded alike.
     rejected : tuple of float or None
         Of a master, the share of the pixels of each input that was rejected.
+    slopes, unlike : tuple of float or None
+        Of a master flat; see `Likeness`.
     """
 
     median_adu: float | None
@@ -129,6 +135,8 @@ class Found:
     std_source: str | None
     refined_scale: float | None = None
     rejected: tuple[float, ...] | None = None
+    slopes: tuple[float, ...] | None = None
+    unlike: tuple[float, ...] | None = None
 
 
 def find_of(planes: Planes) -> Found:
@@ -137,8 +145,14 @@ def find_of(planes: Planes) -> Found:
         _rounded(median_of_good(planes.data, planes.flags != 0)),
         int(np.count_nonzero(planes.flags)),
         None if planes.std is None else planes.std_source,
-        rejected=None if planes.rejected is None else tuple(planes.rejected.tolist()),
+        rejected=_tuple_of(planes.rejected),
+        slopes=None if planes.likeness is None else _tuple_of(planes.likeness.slopes),
+        unlike=None if planes.likeness is None else _tuple_of(planes.likeness.unlike),
     )
+
+
+def _tuple_of(numbers: Array | None) -> tuple[float, ...] | None:
+    return None if numbers is None else tuple(numbers.tolist())
 
 
 def _rounded(value: float) -> float | None:
@@ -258,8 +272,13 @@ def _open_calibrated(
         yield _calibrated(raw, setting, plan, steps, refined_scale)
 
 
-def combine_raw(setting: Setting, master: MasterPlan, frames: Sequence[FramePlan]) -> Planes:
-    """Combine raw bias or dark frames, each calibrated by the steps of the master as it is read."""
+def combine_raw(
+    setting: Setting, master: MasterPlan, frames: Sequence[FramePlan], zero: float | None
+) -> Planes:
+    """Combine raw bias or dark frames, each calibrated by the steps of the master as it is read.
+
+    `zero` is the value of a dark without current; None takes the median of the first frame.
+    """
     detector = frames[0].detector
     assert detector is not None
     n = len(frames)
@@ -273,17 +292,25 @@ def combine_raw(setting: Setting, master: MasterPlan, frames: Sequence[FramePlan
         ones, noise = np.ones(n), None
         if detector.noise_known:
             variance = frame_variance(
-                detector, shot=bias is not None, level_variance=readers[0].level_variance(detector)
+                detector,
+                shot=master.kind is Kind.DARK,
+                level_variance=readers[0].level_variance(detector),
             )
+            if zero is None:
+                values, flags = readers[0].read_sample()
+                zero = float(median_of_good(values, flags != 0))
             shares = shares_of_variance(setting.config.combine.method, ones)
             finish = partial(
-                _fill_std, planes, variance, shares, None if bias is None else bias.std
+                _fill_std, planes, variance, shares, zero, None if bias is None else bias.std
             )
             # Where the bias is still there, hot pixels have photons all the same.
             photon = frame_variance(detector, shot=True, level_variance=0).photon
             terms = np.tile([photon, variance.read], (n, 1))
-            noise = _noise_of(setting, readers, terms, ones, lost_bias=bias is not None)
-        stacking = Stacking(setting.config.combine, ones, ones, noise, frame_noise(detector))
+            if setting.config.combine.reject == "noise":
+                pixels = sample_frames(readers, ones).pixels
+                noise = model_noise(terms, ones, pixels, lost_bias=bias is not None)
+        grow = setting.config.combine.grow_of(master.kind, by_noise=noise is not None)
+        stacking = Stacking(setting.config.combine, ones, ones, noise, frame_noise(detector), grow)
         planes = combine_bands(readers, stacking, planes, setting, master, finish)
         _inherit(readers, planes.flags)
     if master.kind is Kind.DARK:
@@ -312,12 +339,17 @@ def combine_flats(
         planes = _empty_planes(shape, setting, detector)
         finish: Finish = partial(_keep_error, planes)
         noise = None
+        sample = sample_frames(readers, 1 / levels)
+        planes = replace(planes, likeness=compare_flats(sample.blocks))
         if detector.noise_known:
             finish = _leave_for_later
             level_variance = readers[0].level_variance(detector)
             terms = flat_variances(levels, detector, level_variance)
-            noise = _noise_of(setting, readers, terms, 1 / levels, lost_bias=True)
-        stacking = Stacking(settings, 1 / levels, weights, noise, flat_noise(levels, detector))
+            if settings.reject == "noise":
+                noise = model_noise(terms, 1 / levels, sample.pixels, lost_bias=True)
+        grow = settings.grow_of(Kind.FLAT, by_noise=noise is not None)
+        least = flat_noise(levels, detector)
+        stacking = Stacking(settings, 1 / levels, weights, noise, least, grow)
         planes = combine_bands(readers, stacking, planes, setting, master, finish)
         norm = setting.dtype.type(median_of_good(planes.data, planes.flags != 0))
         planes.data[:] /= norm
@@ -327,12 +359,17 @@ def combine_flats(
         flag_dead(planes.data, planes.flags)
         flag_flat_columns(planes.data, planes.flags)
         if detector.noise_known:
-            variance = mean_variance(flat_variances(levels, detector), weights)
+            variance = mean_variance(terms, weights)
             shares = shares_of_variance(settings.method, weights)
+            factors = weights / levels / weights.sum()
+            inherited = inherited_errors(setting.masters, frames, readers, factors)
 
             def fill(band: slice) -> None:
                 n_used = planes.n_used[band].astype(np.int32)
-                _fill_std(planes, variance, shares, None, band, None, n_used)
+                _fill_std(planes, variance, shares, 0.0, None, band, None, n_used)
+                if planes.std is not None:
+                    for std, factor in inherited:
+                        add_error(planes.std[band], std[band], factor)
 
             setting.workers.run_bands(*shape, setting.workers.stage(master.name), fill)
             return planes
@@ -349,33 +386,6 @@ def _inherit(readers: Sequence[CalibratedFrame], flags: Array) -> None:
             if id(its) not in seen:
                 flags |= its & np.uint16(INHERITED)
                 seen.add(id(its))
-
-
-# Values of all frames that are looked at to see whether their noise is what it should be: some
-# thousand pixels tell it to a percent or two.
-_SAMPLE_VALUES = 1 << 16
-
-
-def _noise_of(
-    setting: Setting,
-    readers: Sequence[CalibratedFrame],
-    terms: Array,
-    scales: Array,
-    *,
-    lost_bias: bool,
-) -> NoiseModel | None:
-    """The noise that values are rejected by, if the settings say so; see `model_noise`."""
-    if setting.config.combine.reject != "noise":
-        return None
-    rows = []
-    for reader, scale in zip(readers, scales, strict=True):
-        values, flags = reader.read_sample()
-        scaled = np.where(flags == 0, values * setting.dtype.type(scale), np.nan).ravel()
-        # Odd, or the pixels would come from a few columns.
-        step = len(readers) * scaled.size // _SAMPLE_VALUES | 1
-        rows.append(scaled[::step].copy())  # or all of it would stay in memory
-    pixels = np.array(rows)
-    return model_noise(terms, scales, pixels, lost_bias=lost_bias)
 
 
 def _empty_planes(shape: tuple[int, int], setting: Setting, detector: Detector) -> Planes:
@@ -398,6 +408,7 @@ def _fill_std(
     planes: Planes,
     variance: Variance,
     shares: Array,
+    zero: float,
     common_std: Array | None,
     band: slice,
     _error: Array | None,
@@ -407,10 +418,12 @@ def _fill_std(
     if planes.std is None:
         return
     kind = planes.data.dtype.type
-    none = np.empty((0, 0), kind)
+    common = np.empty((0, 0), kind)
+    if common_std is not None and common_std.size:
+        common = common_std[band]
     average_std(
         planes.data[band], n_used, shares.astype(kind), kind(variance.photon), kind(variance.read),
-        none if common_std is None or not common_std.size else common_std[band], planes.std[band],
+        kind(zero), common, planes.std[band],
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from flatcal.frame import Caveat
 from flatcal.plan import FramePlan, Plan
 from flatcal.records import Outcome, ProductRecord, RunRecord, Status
-from flatcal.rejection import describe_losses
+from flatcal.rejection import describe_losses, describe_unlike
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +49,10 @@ class RunResult:
         return tuple(o for o in self.record.outcomes if o.status is Status.FAILED)
 
 
-def find_losses(plan: Plan, products: Mapping[str, ProductRecord]) -> dict[str, Caveat]:
-    """Caveats for files of which a master rejected far more than of the others.
+def find_misfits(
+    plan: Plan, products: Mapping[str, ProductRecord]
+) -> dict[str, tuple[Caveat, ...]]:
+    """Caveats for files that do not belong to the others of their master.
 
     Parameters
     ----------
@@ -59,20 +61,29 @@ def find_losses(plan: Plan, products: Mapping[str, ProductRecord]) -> dict[str, 
     products : mapping
         Records of the outputs.
     """
-    losses: dict[str, Caveat] = {}
+    misfits: dict[str, tuple[Caveat, ...]] = {}
     for master in plan.masters:
         product = products.get(master.output)
-        if product is not None and product.rejected is not None:
-            shares = dict(zip(product.inputs, product.rejected, strict=True))
-            losses |= describe_losses(master.name, shares)
-    return losses
+        if product is None:
+            continue
+        losses = describe_losses(master.name, _by_input(product, product.rejected))
+        slopes = _by_input(product, product.slopes)
+        unlike = _by_input(product, product.unlike)
+        for caveats in (losses, describe_unlike(master.name, slopes, unlike)):
+            for file, caveat in caveats.items():
+                misfits[file] = (*misfits.get(file, ()), caveat)
+    return misfits
+
+
+def _by_input(product: ProductRecord, numbers: tuple[float, ...] | None) -> dict[str, float]:
+    return {} if numbers is None else dict(zip(product.inputs, numbers, strict=True))
 
 
 def outcome_of(
     frame: FramePlan,
     failures: Mapping[str, Caveat],
     master_failures: Mapping[str, Caveat],
-    losses: Mapping[str, Caveat],
+    misfits: Mapping[str, tuple[Caveat, ...]],
 ) -> Outcome:
     """What became of a frame.
 
@@ -84,8 +95,8 @@ def outcome_of(
         Files that failed, with the reason.
     master_failures : mapping
         Masters that could not be made, with the reason.
-    losses : mapping
-        See `find_losses`.
+    misfits : mapping
+        See `find_misfits`.
     """
     errors = frame.errors
     if frame.file in failures:
@@ -104,6 +115,6 @@ def outcome_of(
         output=frame.output if status is Status.CALIBRATED else None,
         part_of=frame.part_of if made and not errors else None,
         reason=errors[0].text if errors else frame.reason,
-        caveats=frame.caveats + ((losses[frame.file],) if frame.file in losses else ()),
+        caveats=frame.caveats + misfits.get(frame.file, ()),
         errors=errors,
     )

@@ -19,6 +19,7 @@ import numpy as np
 from flatcal import __version__
 from flatcal.engine.buffers import Buffers
 from flatcal.engine.headers import frame_header, master_header, read_header, recipe_hash
+from flatcal.engine.illumination import find_illumination
 from flatcal.engine.inputs import Inputs
 from flatcal.engine.masters import Master, load_master, make_master, require_unchanged
 from flatcal.engine.products import (
@@ -31,8 +32,9 @@ from flatcal.engine.products import (
     find_of,
     open_raw,
 )
-from flatcal.engine.result import RunResult, find_losses, outcome_of
+from flatcal.engine.result import RunResult, find_misfits, outcome_of
 from flatcal.engine.shelf import MasterShelf
+from flatcal.engine.split import FlatPart, write_part
 from flatcal.engine.store import OutputStore, check_output
 from flatcal.engine.user_mask import UserMask, load_user_mask
 from flatcal.engine.workers import Workers
@@ -159,7 +161,10 @@ class _Run:
             self._try_master(master, self._make_flat_master)
         self._calibrate(Kind.SCIENCE)
         self._finish_writing()
-        losses = find_losses(self.plan, self.products)
+        if self.plan.config.output.split_flat:
+            for master in self._masters(Kind.FLAT):
+                self._try_to_split(master)
+        misfits = find_misfits(self.plan, self.products)
         record = RunRecord(
             flatcal_version=__version__,
             started=started.isoformat(timespec="seconds"),
@@ -168,7 +173,7 @@ class _Run:
             inputs=dict(sorted(self.inputs.records.items())),
             products=dict(sorted(self.products.items())),
             outcomes=tuple(
-                outcome_of(frame, self.inputs.failures, self.master_failures, losses)
+                outcome_of(frame, self.inputs.failures, self.master_failures, misfits)
                 for frame in self.plan.frames
             ),
         )
@@ -226,11 +231,19 @@ class _Run:
     def _make_raw_master(self, master: MasterPlan) -> None:
         """Combine bias or dark frames."""
         frames = self._good_inputs(master)
-        settings = self.plan.config.combine.model_dump()
+        zero = self._zero_of(master)
+        settings = {**self.plan.config.combine.model_dump(), "zero_adu": zero}
         self._produce_master(
             master, frames, self._recipe("average", frames, master.steps, settings),
-            lambda: combine_raw(self.setting, master, frames),
+            lambda: combine_raw(self.setting, master, frames, zero),
         )  # fmt: skip
+
+    def _zero_of(self, master: MasterPlan) -> float | None:
+        """Value without dark current, where it is known: all above it has shot noise."""
+        if master.level_of and master.level_of not in self.master_failures:
+            return self._product_of(master.level_of).median_adu
+        has_overscan = any(step.name == "subtract_overscan" for step in master.steps)
+        return 0.0 if master.lost_bias or has_overscan or master.kind is not Kind.DARK else None
 
     def _make_flat_master(self, master: MasterPlan) -> None:
         """Combine flats that can be divided by their median; the others fail."""
@@ -300,13 +313,40 @@ class _Run:
         )
         with self.lock:
             self.products[master.output] = product
+        zero = self._zero_of(master)
         self.shelf.put(
-            master.name, make_master(planes.data, planes.std, planes.flags, master.lost_bias)
+            master.name, make_master(planes.data, planes.std, planes.flags, master.lost_bias, zero)
         )
         # The next master is begun while this one is written.
         self.writing[master.name] = self.workers.submit(
             lambda: self._write(product, header, planes)
         )
+
+    def _try_to_split(self, master: MasterPlan) -> None:
+        """Write a master flat apart, unless it could not be made."""
+        whole = self.products.get(master.output)
+        if whole is None:
+            return
+        frames = [self.frames[file] for file in whole.inputs]
+        recipe = recipe_hash({"operation": "split", "flat": whole.recipe})
+        parts = {part: part.output_of(master.output) for part in FlatPart}
+        try:
+            if all(self._is_current(o, Kind.FLAT, recipe, frames) for o in parts.values()):
+                return
+            flat = self.shelf.get(master.name)
+            illumination = find_illumination(flat.data, flat.flags)
+            for part, output in parts.items():
+                self.store.check_replaceable(output)
+                header = read_header(self.store.out / master.output, 0)
+                product = write_part(
+                    self.store, part, output, flat, illumination, header, recipe,
+                    self.inputs.digests(frames),
+                )  # fmt: skip
+                with self.lock:
+                    self.products[output] = product
+                    self.made.add(output)
+        except FlatcalError as error:
+            self._fail_master(master.name, error)
 
     def _wait_for_writing(self, name: str) -> None:
         """Wait until a master is no longer being written; how it went is asked later."""
@@ -326,11 +366,14 @@ class _Run:
         plan = self.plan.master(name)
         if plan.stored is not None:
             require_unchanged(plan.stored)
-            return load_master(Path(plan.stored.path), self._lost_bias(plan), self.setting.dtype)
+            lost_bias, path = self._lost_bias(plan), Path(plan.stored.path)
+            zero = 0.0 if lost_bias or plan.kind is not Kind.DARK else None
+            return load_master(path, lost_bias, self.setting.dtype, zero)
         product = self._product_of(name)
         if name in self.writing:
             self.writing[name].result()
-        return load_master(self.store.out / product.output, plan.lost_bias, self.setting.dtype)
+        path, zero = self.store.out / product.output, self._zero_of(plan)
+        return load_master(path, plan.lost_bias, self.setting.dtype, zero)
 
     def _lost_bias(self, dark: MasterPlan) -> str:
         """Name of the bias that a dark of the library has lost, if this plan has it."""

@@ -15,6 +15,9 @@ from flatcal.recipe import CombineSettings
 
 Array = NDArray[Any]
 
+# Values that are gathered at once where pixels are combined anew.
+_VALUES_AT_ONCE = 1 << 18
+
 
 @dataclass(frozen=True, slots=True)
 class Stacking:
@@ -32,6 +35,8 @@ class Stacking:
         What values are rejected by; None where it is not known or not asked for.
     least_std : float
         Noise that every scaled value has, at the least.
+    grow_pixels : float
+        Radius around a rejected value in which the others of its frame are rejected as well.
     """
 
     settings: CombineSettings
@@ -39,11 +44,12 @@ class Stacking:
     weights: Array
     noise: NoiseModel | None
     least_std: float
+    grow_pixels: float = 0.0
 
     @property
     def halo_rows(self) -> int:
         """Rows above and below a band whose rejected pixels bear on it."""
-        return int(self.settings.grow_pixels)
+        return int(self.grow_pixels)
 
     @property
     def _is_fused(self) -> bool:
@@ -57,7 +63,6 @@ class Stacking:
             and s.weights == "equal"
             and s.low_threshold_adu is None
             and s.high_threshold_adu is None
-            and s.grow_pixels < 1
         )
 
     def combine(
@@ -84,18 +89,44 @@ class Stacking:
             Pixels of `inner` that were rejected in each frame.
         """
         planes = average, error, n_used
-        if self._is_fused:
+        if self._is_fused and self.grow_pixels < 1:
             return self._combine_at_once(stack, bad, planes)
-        np.minimum(bad, 1, out=bad)
-        self._reject(stack, bad)
-        if inner == slice(0, stack.shape[1]):
-            self._combine_kept(stack, bad, planes)
+        # What stands in the halo is not wanted, but made.
+        part = inner != slice(0, stack.shape[1])
+        whole = tuple(np.empty(stack.shape[1:], p.dtype) for p in planes) if part else planes
+        if self._is_fused:
+            self._combine_at_once(stack, bad, whole)
+            self._combine_again(stack, bad, whole)
         else:
-            whole = tuple(np.empty(stack.shape[1:], plane.dtype) for plane in planes)
-            self._combine_kept(stack, bad, whole)
+            values, flags = _by_pixel(stack), _by_pixel(bad)
+            np.minimum(flags, 1, out=flags)
+            self._reject(values, flags)
+            if self.grow_pixels >= 1:
+                rejected = np.flatnonzero((flags == reject.REJECTED).any(axis=0))
+                reject.grow_rejected(bad, rejected, self.grow_pixels)
+            self._combine_kept(values, flags, [plane.reshape(-1) for plane in whole])
+        if part:
             for plane, its_whole in zip(planes, whole, strict=True):
                 plane[:] = its_whole[inner]
         return np.array([np.count_nonzero(frame[inner] >= reject.GROWN) for frame in bad])
+
+    def _combine_again(self, stack: Array, bad: Array, planes: tuple[Array, ...]) -> None:
+        """Combine anew the few pixels near one of which not all values were kept."""
+        near = _widen(planes[2] < len(stack), self.halo_rows)
+        places = np.flatnonzero(near)
+        parts = np.array_split(places, 1 + len(stack) * places.size // _VALUES_AT_ONCE)
+        values, flags = _by_pixel(stack), _by_pixel(bad)
+        np.minimum(flags, 1, out=flags)
+        for part in parts:
+            its_flags = flags[:, part]
+            self._reject(values[:, part], its_flags)
+            flags[:, part] = its_flags
+        reject.grow_rejected(bad, places, self.grow_pixels)
+        for part in parts:
+            again = [np.empty(part.size, plane.dtype) for plane in planes]
+            self._combine_kept(values[:, part], flags[:, part], again)
+            for plane, its_part in zip(planes, again, strict=True):
+                plane.reshape(-1)[part] = its_part
 
     def _thresholds(self, kind: Any) -> tuple[Any, Any]:
         s = self.settings
@@ -118,11 +149,10 @@ class Stacking:
         )  # fmt: skip
         return n_rejected
 
-    def _reject(self, stack: Array, bad: Array) -> None:
-        """Mark in `bad` what the settings reject."""
-        s, n, kind = self.settings, len(stack), stack.dtype.type
+    def _reject(self, values: Array, flags: Array) -> None:
+        """Mark in `flags` what the settings reject of each pixel by itself."""
+        s, kind = self.settings, values.dtype.type
         scales = self.scales.astype(kind)
-        values, flags = stack.reshape(n, -1), bad.reshape(n, -1)
         reject.reject_levels(values, flags, s.low_threshold_adu, s.high_threshold_adu)
         if s.reject == "minmax":
             reject.reject_extremes(values, flags, scales, s.n_low, s.n_high)
@@ -133,15 +163,27 @@ class Stacking:
                 values, flags, scales, s.center == "mean", s.spread == "std",
                 s.reject == "winsorised", s.low_sigma, s.high_sigma, self.least_std, s.iterations,
             )  # fmt: skip
-        if s.grow_pixels >= 1:
-            reject.grow_rejected(bad, s.grow_pixels)
 
-    def _combine_kept(self, stack: Array, bad: Array, planes: tuple[Array, ...]) -> None:
-        n, kind = len(stack), stack.dtype.type
-        scales = self.scales.astype(kind)
-        values, flags = stack.reshape(n, -1), bad.reshape(n, -1)
-        out = [plane.reshape(-1) for plane in planes]
+    def _combine_kept(self, values: Array, flags: Array, out: list[Array]) -> None:
+        scales = self.scales.astype(values.dtype.type)
         if self.settings.method == "median":
             combine_median(values, flags, scales, *out)
         else:
             combine_weighted(values, flags, scales, self.weights[:, None].copy(), *out)
+
+
+def _by_pixel(stack: Array) -> Array:
+    """A stack of images as one of pixels, which shares its memory."""
+    return stack.reshape(len(stack), -1)
+
+
+def _widen(mask: Array, reach: int) -> Array:
+    """What lies no farther than some pixels from one that is set, along rows and columns."""
+    wide = mask
+    for axis in (0, 1):
+        mask, wide = wide, wide.copy()
+        before, after = mask.swapaxes(0, axis), wide.swapaxes(0, axis)
+        for step in range(1, reach + 1):
+            after[step:] |= before[:-step]
+            after[:-step] |= before[step:]
+    return wide

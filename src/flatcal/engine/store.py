@@ -15,11 +15,12 @@ from astropy.io import fits
 from pydantic import ValidationError
 
 from flatcal.engine.headers import (
+    PER_INPUT,
     add_flag_legend,
     add_inputs,
-    add_rejected,
+    add_per_input,
     ascii_text,
-    read_rejected,
+    read_per_input,
 )
 from flatcal.engine.products import Found, Planes
 from flatcal.errors import FrameError, OutputError
@@ -129,8 +130,9 @@ class OutputStore:
         except (FrameError, OSError):
             return None
         cards = hdus[0].cards
-        # A master has NUSED as well.
-        n_planes = 1 + ("ERRSRC" in cards) + 2 * has_mask + output.startswith(_MASTERS)
+        # A master has NUSED as well, the factors of a master flat have not.
+        is_master = output.startswith(_MASTERS) and cards.get("IMAGETYP") == kind.value
+        n_planes = 1 + ("ERRSRC" in cards) + 2 * has_mask + is_master
         complete = all(hdu.stored_bytes == hdu.data_bytes for hdu in hdus)
         median, n_flagged = cards.get("GOODMED"), cards.get("NFLAGGED")
         if not (len(hdus) == n_planes and complete and padded and isinstance(n_flagged, int)):
@@ -145,7 +147,7 @@ class OutputStore:
             median_adu=_number(median),
             n_flagged=n_flagged,
             refined_scale=_number(cards.get("DARKSREF")),
-            rejected=read_rejected(cards, len(inputs)),
+            **read_per_input(cards, len(inputs)),
         )
 
     def check_replaceable(self, output: str) -> None:
@@ -197,8 +199,9 @@ class OutputStore:
             header["ERRSRC"] = (found.std_source, "what UNCERT comes from")
         add_flag_legend(header, found.n_flagged, has_mask=has_mask)
         add_inputs(header, inputs, recipe)
-        if found.rejected is not None:
-            add_rejected(header, found.rejected)
+        for what in PER_INPUT:
+            if (numbers := getattr(found, what)) is not None:
+                add_per_input(header, what, numbers)
         return ProductRecord(
             output=output,
             kind=kind,
@@ -207,7 +210,7 @@ class OutputStore:
             median_adu=found.median_adu,
             n_flagged=found.n_flagged,
             refined_scale=found.refined_scale,
-            rejected=read_rejected(header, len(inputs)),
+            **read_per_input(header, len(inputs)),
         )
 
     def holds(self, output: str) -> bool:

@@ -26,6 +26,10 @@ _NONE = np.uint16(0)
 
 Array = NDArray[Any]
 
+# A value is taken for one with the light of its neighbours where the square of its difference
+# from their mean is below so many variances: 3 standard deviations of that difference.
+_LIKE_NEIGHBOURS = 9 * 1.5
+
 
 @kernel()
 def _subtract_level(row: Array, level: Any) -> None:
@@ -188,6 +192,28 @@ def _add_variance(row: Array, std: Array, factor: Any) -> None:
 
 
 @kernel()
+def _shot_variance(light: Array, photon: Any, read: Any, share: Any, row: Array) -> None:
+    """Variance ``photon * light + read`` of values whose light is known with its noise only.
+
+    Taken from the value itself, the variance is small where noise makes the value small: the
+    result over its uncertainty then has a mean of -1 / (2 sigma), with sigma in electron. The mean
+    of the neighbours knows nothing of that noise, so it is taken wherever the value agrees with
+    it; elsewhere (stars, hot pixels) the value is. `share` is the variance of `light` over that
+    which is asked for.
+    """
+    most = row.dtype.type(_LIKE_NEIGHBOURS) * share
+    last = light.size - 1
+    for x in (0, last):
+        row[x] = max(light[x], 0) * photon + read
+    for x in range(1, last):
+        near = row.dtype.type(0.5) * (light[x - 1] + light[x + 1])
+        variance = max(near, 0) * photon + read
+        differs = light[x] - near
+        own = max(light[x], 0) * photon + read
+        row[x] = variance if differs * differs <= most * variance else own
+
+
+@kernel()
 def _add_flat_variance(row: Array, values: Array, flat: Array, flat_std: Array) -> None:
     for x in range(row.size):
         relative = values[x] * flat_std[x] / (flat[x] if flat[x] > 0 else row.dtype.type(1))
@@ -204,7 +230,7 @@ def propagate(
     dark: Array,
     dark_std: Array,
     dark_scale: Any,
-    dark_holds_bias: bool,
+    dark_zero: Any,
     flat: Array,
     flat_std: Array,
     out: Array,
@@ -212,8 +238,8 @@ def propagate(
     """Standard deviation of each calibrated pixel.
 
     The electrons whose shot noise counts are those of light and of dark current: the value
-    before division by the flat, plus the dark that was subtracted. A dark that still holds
-    its bias cannot tell how much of it is current; its current is then left out.
+    before division by the flat, plus the current of the dark that was subtracted; see
+    `_shot_variance` for the noise that these values have themselves.
 
     Parameters
     ----------
@@ -231,20 +257,24 @@ def propagate(
         (1 - s)^2 times that of the bias, and the variance of the dark brings s^2 of it.
     dark, dark_scale, flat
         As for `calibrate`.
+    dark_zero : scalar of the type of `calibrated`
+        Value of `dark` where there is no current: the level of the bias that it holds.
     out : ndarray, shape (rows, columns)
         Receives the standard deviation in ADU.
     """
+    photon = calibrated.dtype.type(1) / gain
+    light = np.empty(calibrated.shape[1], calibrated.dtype)
     for y in range(calibrated.shape[0]):
         values = calibrated[y]
         row = out[y]
         for x in range(row.size):
-            row[x] = values[x]
+            light[x] = values[x]
         if flat.size:
-            _multiply(row, flat[y])
-        if dark.size and not dark_holds_bias:
-            _subtract_scaled(row, dark[y], -dark_scale)
-        for x in range(row.size):
-            row[x] = max(row[x], 0) / gain + read_variance
+            _multiply(light, flat[y])
+        if dark.size:
+            _subtract_scaled(light, dark[y], -dark_scale)
+            _subtract_level(light, dark_scale * dark_zero)
+        _shot_variance(light, photon, read_variance, calibrated.dtype.type(1), row)
         if dark_std.size:
             _add_variance(row, dark_std[y], dark_scale * dark_scale)
         if bias_std.size:
@@ -265,6 +295,7 @@ def average_std(
     shares: Array,
     photon: Any,
     read: Any,
+    zero: Any,
     common_std: Array,
     out: Array,
 ) -> None:
@@ -282,19 +313,44 @@ def average_std(
         Variance of one frame for each unit of `data`; 0 where the values are not electrons.
     read : scalar of the type of `data`
         Variance of one frame that does not depend on its value.
+    zero : scalar of the type of `data`
+        Value of `data` without any photons.
     common_std : ndarray, shape (rows, columns) or size 0
         Standard deviation of what all frames have in common, which does not average down.
     out : ndarray, shape (rows, columns)
         Receives the standard deviation.
     """
+    light = np.empty(data.shape[1], data.dtype)
     for y in range(data.shape[0]):
         values = data[y]
         counts = n_used[y]
         row = out[y]
         for x in range(row.size):
-            variance = max(values[x], 0) * photon + read
-            row[x] = variance * shares[counts[x]]
+            light[x] = values[x] - zero
+        _shot_variance(light, photon, read, shares[shares.size - 1], row)
+        for x in range(row.size):
+            row[x] *= shares[counts[x]]
         if common_std.size:
             _add_variance(row, common_std[y], row.dtype.type(1))
+        for x in range(row.size):
+            row[x] = np.sqrt(row[x])
+
+
+@kernel()
+def add_error(std: Array, other: Array, factor: Any) -> None:
+    """Add an independent error in place: `factor` times the variance of `other`.
+
+    Parameters
+    ----------
+    std, other : ndarray, shape (rows, columns)
+        Standard deviations.
+    factor : scalar of the type of `std`
+        Negative where a part of what was added before is not there.
+    """
+    for y in range(std.shape[0]):
+        row = std[y]
+        for x in range(row.size):
+            row[x] *= row[x]
+        _add_variance(row, other[y], factor)
         for x in range(row.size):
             row[x] = np.sqrt(row[x])

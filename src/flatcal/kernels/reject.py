@@ -263,25 +263,27 @@ def reject_extremes(stack: Array, flags: Array, scales: Array, n_low: int, n_hig
 
 
 @kernel()
-def grow_rejected(flags: Array, radius: float) -> None:
+def grow_rejected(flags: Array, places: Array, radius: float) -> None:
     """Mark what lies no farther than `radius` pixels from a rejected value of the same frame.
 
     Parameters
     ----------
     flags : ndarray of uint8, shape (n_frames, rows, columns)
         Good values near one that is `REJECTED` become `GROWN`.
+    places : ndarray of int64
+        Pixels of the flattened image among which are all that hold a rejected value.
     radius : float
         In pixels, from centre to centre.
     """
     n, rows, columns = flags.shape
     reach = int(radius)
     for i in range(n):
-        for y in range(rows):
-            for x in range(columns):
-                if flags[i, y, x] != REJECTED:
-                    continue
-                for v in range(max(0, y - reach), min(rows, y + reach + 1)):
-                    for u in range(max(0, x - reach), min(columns, x + reach + 1)):
-                        near = (u - x) ** 2 + (v - y) ** 2 <= radius * radius
-                        if near and flags[i, v, u] == 0:
-                            flags[i, v, u] = GROWN
+        for place in places:
+            y, x = place // columns, place % columns
+            if flags[i, y, x] != REJECTED:
+                continue
+            for v in range(max(0, y - reach), min(rows, y + reach + 1)):
+                for u in range(max(0, x - reach), min(columns, x + reach + 1)):
+                    near = (u - x) ** 2 + (v - y) ** 2 <= radius * radius
+                    if near and flags[i, v, u] == 0:
+                        flags[i, v, u] = GROWN
