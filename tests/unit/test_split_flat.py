@@ -61,9 +61,10 @@ def test_the_product_is_the_master_flat(raw, tmp_path, dtype, rounding):
     np.testing.assert_allclose(product, flat["PRIMARY"], rtol=rounding)
     product = illumination["PRIMARY"] * response["UNCERT"]
     np.testing.assert_allclose(product, flat["UNCERT"], rtol=rounding)
-    np.testing.assert_array_equal(response["MASK"], flat["MASK"])
-    assert set(illumination) == {"PRIMARY", "MASK"}
-    assert not illumination["MASK"].any()
+    for plane in ("MASK", "FLAGS"):
+        np.testing.assert_array_equal(response[plane], flat[plane])
+        assert not illumination[plane].any()
+    assert set(illumination) == {"PRIMARY", "MASK", "FLAGS"}
     assert its_header["IMAGETYP"] == "illumination"
     assert response_header["IMAGETYP"] == "pixel response"
     assert response_header["ERRSRC"] == header["ERRSRC"]
