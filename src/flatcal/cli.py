@@ -85,6 +85,10 @@ def main() -> None:
     except FlatcalError as error:
         typer.echo(f"flatcal: {error}", err=True)
         sys.exit(EXIT_USAGE)
+    except MemoryError as error:
+        why = f"the system refused memory: {error or 'nothing is left'}"
+        typer.echo(f"flatcal: {why}; raise the limit (ulimit -v) [resources]", err=True)
+        sys.exit(EXIT_USAGE)
 
 
 def _show_version(value: bool) -> None:
@@ -207,18 +211,26 @@ def run(
         )
     else:
         made = _saved_plan(plan_file, raw, (config, kind, dtype, no_write_flats or None))
+    reached = "nothing"
     try:
         with progress_bar() as progress:
+
+            def tell(what: str, done: int, total: int) -> None:
+                nonlocal reached
+                reached = f"{done} of {total} outputs"
+                progress(what, done, total)
+
             result = run_plan(
                 made,
                 out,
                 jobs=jobs,
                 memory_bytes=memory_bytes,
                 overwrite=overwrite,
-                progress=progress,
+                progress=tell,
             )
     except KeyboardInterrupt:
-        typer.echo("flatcal: interrupted; finished outputs are kept, run again to go on", err=True)
+        text = f"flatcal: interrupted; {reached} done and kept in {out}, run again to go on"
+        typer.echo(text, err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     print_result(result)
     if keep_masters and library is not None:

@@ -49,6 +49,10 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "The camera has already subtracted a dark from this frame (SBIG CCDSFPT = 5). "
             "Subtracting another would remove dark and bias twice."
         ),
+        "defect": (
+            "flatcal itself has failed where it must not; only this output is missing. Please "
+            "report it, with the file and with what flatcal -vv prints."
+        ),
         "empty-folder": "There is no FITS file in the folder or below it.",
         "exposure-missing": (
             "The header has no exposure time under any of the camera's keywords. Name the right "
@@ -186,6 +190,10 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
         "no-run": (
             "The folder holds no finished run: plan.json or run.json is not there, or was written "
             "by another version. Name the output folder of flatcal run."
+        ),
+        "output-busy": (
+            "Another run is at work in the output folder. The message says which process on which "
+            "machine has held it since when. Wait for it to end."
         ),
         "output-exists": (
             "The output folder holds files that this command did not make or that would change. "

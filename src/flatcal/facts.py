@@ -157,9 +157,6 @@ def _number(value: Any) -> float | None:
 
 def _open(path: Path, notes: Notes) -> tuple[tuple[HduInfo, ...], os.stat_result | None]:
     """All headers, and size and times of the file; None with an error when it is not readable."""
-    if path.exists() and not path.is_file():
-        notes.error("file-broken", "a pipe or device, not a file")
-        return (), None
     try:
         with quiet_astropy():
             return scan_hdus(path), path.stat()

@@ -116,10 +116,10 @@ class _Place:
     ) -> None:
         self._start = start
         text = header.tostring(padding=False)
-        self._header_bytes = _blocks(len(text) + (n_more_cards + _OWN_CARDS) * CARD_BYTES)
+        self._header_bytes = whole_blocks(len(text) + (n_more_cards + _OWN_CARDS) * CARD_BYTES)
         self._next = start + self._header_bytes
         self._dtype = dtype.newbyteorder(">")
-        self.end = self._next + _blocks(shape[0] * shape[1] * dtype.itemsize)
+        self.end = self._next + whole_blocks(shape[0] * shape[1] * dtype.itemsize)
         self._sum = RunningSum()
 
     def write(self, file: RawIOBase, rows: Array) -> None:
@@ -141,7 +141,7 @@ class _Place:
         write_whole(file, memoryview(add_checksums(header, self._sum.value, self._header_bytes)))
 
 
-def _blocks(n_bytes: int) -> int:
+def whole_blocks(n_bytes: int) -> int:
     """Bytes of as many whole blocks as are needed."""
     return -(-n_bytes // FITS_BLOCK) * FITS_BLOCK
 

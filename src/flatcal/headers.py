@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import os
 import re
+import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -31,6 +33,7 @@ __all__ = [
     "Value",
     "choose_unit",
     "is_fits",
+    "open_file",
     "read_header_cards",
     "scan_file",
     "scan_hdus",
@@ -90,6 +93,30 @@ class HduInfo:
     stored_bytes: int
     compressed: bool
     zipped: bool
+
+
+def open_file(path: StrPath, buffering: int = -1) -> IO[bytes]:
+    """Open a file for reading, but nothing at which a program could wait for ever.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    buffering : int
+        As for `open`.
+
+    Raises
+    ------
+    FrameError
+        It is a folder, a pipe or a device (file-broken).
+    OSError
+        It cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return os.fdopen(descriptor, "rb", buffering)
+    os.close(descriptor)
+    raise FrameError("file-broken", f"{path} is a folder, pipe or device, not a file")
 
 
 def is_fits(path: StrPath) -> bool:
@@ -321,7 +348,7 @@ def _size(cards: HeaderCards, keyword: str, path: StrPath, default: int | None =
 
 @contextmanager
 def _open_unzipped(path: StrPath) -> Iterator[IO[bytes]]:
-    with Path(path).open("rb") as raw:
+    with open_file(path) as raw:
         magic = raw.read(3)
         raw.seek(0)
         opener = next((open_ for start, open_ in _COMPRESSED if magic.startswith(start)), None)

@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
+import re
+import resource
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock, RLock
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from flatcal.errors import BrokenFileError, OutputError
+from flatcal.errors import BrokenFileError, FlatcalError, FrameError, OutputError
 from flatcal.frame import Storage
+from flatcal.headers import open_file
+
+logger = logging.getLogger(__name__)
 
 Array = NDArray[Any]
 
@@ -30,6 +36,38 @@ Array = NDArray[Any]
 _READ_BYTES = 1 << 20
 
 _WARNINGS_LOCK = RLock()
+
+_PART = re.compile(r"\..+\.part-(\d+)")
+
+
+class _OpenFiles:
+    """Which raw files stay open: as many as a share of the system's limit allows.
+
+    The others are opened for each read. One whose pixels are astropy's counts as two files, so
+    that no more than half of the limit is taken.
+    """
+
+    _SHARE = 4
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._n_open = 0
+
+    def admit(self) -> bool:
+        """Whether one more may stay open."""
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        with self._lock:
+            admitted = limit == resource.RLIM_INFINITY or self._n_open < limit // self._SHARE
+            self._n_open += admitted
+        return admitted
+
+    def leave(self) -> None:
+        """One that was admitted is closed."""
+        with self._lock:
+            self._n_open -= 1
+
+
+_OPEN_FILES = _OpenFiles()
 
 
 class RawFrame:
@@ -50,7 +88,8 @@ class RawFrame:
     Raises
     ------
     BrokenFileError
-        When the file has changed since, or cannot be opened.
+        When the file has changed since, or cannot be opened; at the end of the context, when it
+        has changed within.
     """
 
     def __init__(self, path: Path, storage: Storage, shape: tuple[int, int]) -> None:
@@ -61,18 +100,11 @@ class RawFrame:
         self._hdus: fits.HDUList | None = None
         self._hash: Any = None
         self._hashed = 0
-        with naming(path):
-            self._file = path.open("rb", buffering=0)
-        status = os.fstat(self._file.fileno())
-        self.stamp = (status.st_size, status.st_mtime_ns)
-        if self.stamp != (storage.size_bytes, storage.mtime_ns):
+        self._file: IO[bytes] | None = self._open()
+        self._stays_open = _OPEN_FILES.admit()
+        if not self._stays_open:
             self._file.close()
-            raise BrokenFileError(
-                "file-changed",
-                f"{path} had {storage.size_bytes} bytes when planned and has "
-                f"{status.st_size} now, or was touched since; plan again",
-                path,
-            )
+            self._file = None
 
     def __enter__(self) -> Self:
         return self
@@ -83,9 +115,50 @@ class RawFrame:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._file.close()
-        if self._hdus is not None:
-            self._hdus.close()
+        try:
+            if kind is None and self._file is not None:
+                self._require_unchanged(self._file)
+        finally:
+            if self._file is not None:
+                self._file.close()
+                _OPEN_FILES.leave()
+            if self._hdus is not None:
+                self._hdus.close()
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """Size and time of change, as they were when the file was planned and still are."""
+        return self.storage.size_bytes, self.storage.mtime_ns
+
+    def _open(self) -> IO[bytes]:
+        with naming(self.path):
+            file = open_file(self.path, buffering=0)
+        try:
+            self._require_unchanged(file)
+        except BrokenFileError:
+            file.close()
+            raise
+        return file
+
+    def _require_unchanged(self, file: IO[bytes]) -> None:
+        status = os.fstat(file.fileno())
+        if (status.st_size, status.st_mtime_ns) != self.stamp:
+            raise BrokenFileError(
+                "file-changed",
+                f"{self.path} had {self.storage.size_bytes} bytes when planned and has "
+                f"{status.st_size} now, or was touched since; plan again",
+                self.path,
+            )
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """A descriptor of the file, which stays open if there is room for that."""
+        if self._file is not None:
+            yield self._file.fileno()
+        else:
+            with self._open() as file:
+                yield file.fileno()
+                self._require_unchanged(file)
 
     def sha256(self) -> str:
         """SHA-256 of the file; of what `hash_while_reading` has not seen, the rest is read."""
@@ -101,8 +174,7 @@ class RawFrame:
 
     def _hash_up_to(self, end: int | None) -> None:
         """Hash what has not been hashed up to a byte of the file, or to its end."""
-        descriptor = self._file.fileno()
-        with naming(self.path):
+        with naming(self.path), self._opened() as descriptor:
             while end is None or self._hashed < end:
                 n_bytes = _READ_BYTES if end is None else min(_READ_BYTES, end - self._hashed)
                 content = os.pread(descriptor, n_bytes, self._hashed)
@@ -145,8 +217,8 @@ class RawFrame:
     def _read_stored(self, rows: slice) -> Array:
         pixels = np.empty((rows.stop - rows.start, self.shape[1]), "<u2")
         offset = self._offset(rows)
-        with naming(self.path):
-            n_read = os.preadv(self._file.fileno(), [pixels.data], offset)
+        with naming(self.path), self._opened() as descriptor:
+            n_read = os.preadv(descriptor, [pixels.data], offset)
         if n_read != pixels.nbytes:
             raise BrokenFileError(
                 "file-broken",
@@ -183,11 +255,18 @@ class RawFrame:
             return decode(self.stored_rows(rows)[:, columns], dtype)
         # astropy's lazy HDUs are not meant for several threads at once.
         with self._lock, naming(self.path):
-            if self._hdus is None:
+            hdus = self._hdus
+            if hdus is None:
                 with quiet_astropy():
-                    self._hdus = fits.open(self.path, mode="readonly", memmap=False)
-            # Whole rows: astropy reads a section with fewer columns row by row.
-            band = self._hdus[self.storage.hdu].section[rows, :]
+                    hdus = fits.open(self.path, mode="readonly", memmap=False)
+            try:
+                # Whole rows: astropy reads a section with fewer columns row by row.
+                band = hdus[self.storage.hdu].section[rows, :]
+            finally:
+                if self._stays_open:
+                    self._hdus = hdus
+                else:
+                    hdus.close()
         return np.ascontiguousarray(band[:, columns], dtype=dtype)
 
 
@@ -215,6 +294,8 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except BrokenFileError:
         raise
+    except FrameError as error:
+        raise BrokenFileError(error.slug, error.text, path) from error
     except (OSError, MemoryError) as error:
         if isinstance(error, MemoryError) or error.errno in (errno.EMFILE, errno.ENFILE):
             # Not the file's fault: it must not be named as broken and left out.
@@ -226,18 +307,88 @@ def naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
+def owning_up(what: str) -> Iterator[None]:
+    """Lack of memory, and what must not happen, as errors that end one output and not the run."""
+    try:
+        yield
+    except FlatcalError:
+        raise
+    except MemoryError as error:
+        raise OutputError(
+            "resources", f"the system refused memory for {what}: {error or 'nothing is left'}"
+        ) from error
+    except Exception as error:
+        logger.exception("a defect of flatcal, met at %s", what)
+        raise FrameError(
+            "defect", f"flatcal itself failed at {what}: {type(error).__name__}: {error}"
+        ) from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write, which takes its name when all went well."""
+    """A file beside `path` to write, which takes its name when all went well.
+
+    It is on the disk before it takes the name, and the name before this ends: neither a killed
+    program nor a loss of power leaves half a file under the name.
+    """
     part = path.with_name(f".{path.name}.part-{os.getpid()}")
     try:
         yield part
+        _sync(part)
         part.replace(path)
+        _sync_folder(path.parent)
+    except OutputError:
+        raise
     except OSError as error:
         raise OutputError(
             "output-not-writable", f"{path} cannot be written: {error.strerror or error}"
         ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_folder(path: Path) -> None:
+    """Not all file systems can."""
+    try:
+        _sync(path)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
+
+
+def remove_stale_parts(folders: Iterable[Path]) -> None:
+    """Remove what processes that were killed have left of `replacing`.
+
+    Parameters
+    ----------
+    folders : iterable of Path
+        Folders in which no other process on another machine writes.
+    """
+    for folder in folders:
+        for path in folder.iterdir():
+            match = _PART.fullmatch(path.name)
+            if match and (int(match[1]) == os.getpid() or not is_alive(int(match[1]))):
+                logger.info("removing %s, which an interrupted run has left", path)
+                path.unlink(missing_ok=True)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process on this machine."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from flatcal.engine.buffers import Buffers
 from flatcal.engine.headers import frame_header, master_header, read_header, recipe_hash
 from flatcal.engine.illumination import find_illumination
 from flatcal.engine.inputs import Inputs
+from flatcal.engine.lock import locking
 from flatcal.engine.masters import Master, load_master, make_master, require_unchanged
 from flatcal.engine.products import (
     Found,
@@ -35,11 +36,12 @@ from flatcal.engine.products import (
 from flatcal.engine.result import RunResult, find_misfits, outcome_of
 from flatcal.engine.shelf import MasterShelf
 from flatcal.engine.split import FlatPart, write_part
-from flatcal.engine.store import OutputStore, check_output
+from flatcal.engine.store import FOLDERS, OutputStore, check_output
 from flatcal.engine.user_mask import UserMask, load_user_mask
 from flatcal.engine.workers import Workers
 from flatcal.errors import BrokenFileError, FlatcalError, FrameError
 from flatcal.frame import Caveat, Kind
+from flatcal.io import owning_up, remove_stale_parts
 from flatcal.kernels.compiled import telling_of_compilation
 from flatcal.plan import FramePlan, MasterPlan, Plan, Step
 from flatcal.projection import DEFAULT_MEMORY_BYTES, master_bytes, project_memory
@@ -93,7 +95,8 @@ def run_plan(
         When the plan cannot fit in the memory, or the mask of bad pixels cannot be read. Nothing
         has been written then.
     OutputError
-        When the output folder cannot be used. Nothing has been written then.
+        When the output folder cannot be used, or another run is using it. Nothing has been
+        written then.
     """
     projection = project_memory(plan)
     projection.require(memory_bytes)
@@ -101,16 +104,19 @@ def run_plan(
     folder = Path(out)
     check_output(Path(plan.raw), folder)
     jobs = jobs or os.cpu_count() or 1
-    store = OutputStore(folder, overwrite=overwrite)
-    pool = ThreadPoolExecutor(jobs)
-    try:
+    with locking(folder):
+        remove_stale_parts((folder, *(folder / name for name in FOLDERS)))
+        store = OutputStore(folder, overwrite=overwrite)
+        pool = ThreadPoolExecutor(jobs)
         workers = Workers(pool, jobs, memory_bytes, projection)
         run = _Run(plan, store, workers, mask, progress or _silent)
-        with telling_of_compilation(run.tell_of_compilation):
-            return run.run()
-    finally:
-        # Interrupted, what has begun is ended, so that no output is left half made.
-        pool.shutdown(wait=True, cancel_futures=True)
+        try:
+            with telling_of_compilation(run.tell_of_compilation):
+                return run.run()
+        finally:
+            # Interrupted, what has begun is given up, and no output is left half made.
+            run.stopped.set()
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
@@ -150,6 +156,7 @@ class _Run:
             f.action == "calibrate" for f in plan.frames
         )
         self.lock = Lock()
+        self.stopped = Event()
 
     def run(self) -> RunResult:
         """Make everything in the order of its needs."""
@@ -204,7 +211,8 @@ class _Run:
         """Make a master; a frame that turns out broken is left out and named."""
         while True:
             try:
-                make(master)
+                with owning_up(master.name):
+                    make(master)
             except BrokenFileError as error:
                 if error.path.is_relative_to(self.raw):
                     self.inputs.fail(error.path.relative_to(self.raw).as_posix(), error)
@@ -280,12 +288,17 @@ class _Run:
             text = f"{told}, so it is not used in {master.name}; leave the file out"
             self.inputs.fail(frame.file, FrameError("flat-level", text))
 
+    def _leave(self, *_rows: Any) -> None:
+        """Take rows that nobody wants; an interrupted run ends here."""
+        if self.stopped.is_set():
+            raise KeyboardInterrupt
+
     def _try_level(self, frame: FramePlan) -> None:
         """Level of a flat that is not written."""
         try:
-            with open_raw(self.setting, frame) as raw:
+            with owning_up(frame.file), open_raw(self.setting, frame) as raw:
                 found = calibrate_frame(
-                    raw, self.setting, frame, with_std=False, hashed=False, take=_leave
+                    raw, self.setting, frame, with_std=False, hashed=False, take=self._leave
                 )
         except FlatcalError as error:
             self.inputs.fail(frame.file, error)
@@ -416,7 +429,8 @@ class _Run:
 
     def _try_frame(self, frame: FramePlan) -> None:
         try:
-            self._make_frame(frame)
+            with owning_up(frame.file):
+                self._make_frame(frame)
         except FlatcalError as error:
             self.inputs.fail(frame.file, error)
         self._step_done(frame.file)
@@ -452,13 +466,16 @@ class _Run:
         dtypes |= {"MASK": np.uint8, "FLAGS": np.int16} if has_mask else {}
         header = frame_header(read_header(self.raw / frame.file, _hdu(frame)), frame)
         with ExitStack() as stack:
-            raw = stack.enter_context(open_raw(self.setting, frame))
-            hashed = not self.inputs.knows(frame, raw)
             writer = stack.enter_context(
                 self.store.writing(output, header, frame.file, frame.kept_shape, dtypes)
             )
 
+            # Closed before the output gets its name: closing tells whether the file has changed.
+            raw = stack.enter_context(open_raw(self.setting, frame))
+            hashed = not self.inputs.knows(frame, raw)
+
             def take(data: Any, std: Any, bad: Any, flags: Any) -> None:
+                self._leave()
                 planes = {
                     "PRIMARY": data,
                     "UNCERT": std,
@@ -555,7 +572,3 @@ def _output(frame: FramePlan) -> str:
 def _hdu(frame: FramePlan) -> int:
     assert frame.storage is not None
     return frame.storage.hdu
-
-
-def _leave(_data: Any, _std: Any, _bad: Any, _flags: Any) -> None:
-    """Take rows that nobody wants."""

@@ -24,7 +24,7 @@ from flatcal.engine.headers import (
 )
 from flatcal.engine.products import Found, Planes
 from flatcal.errors import FrameError, OutputError
-from flatcal.fits_writer import FITS_BLOCK, ImageWriter, write_image, writing_image
+from flatcal.fits_writer import ImageWriter, whole_blocks, write_image, writing_image
 from flatcal.flags import Flag
 from flatcal.frame import Caveat, Kind
 from flatcal.headers import read_header_cards, scan_hdus
@@ -126,16 +126,17 @@ class OutputStore:
         path = self.out / output
         try:
             hdus = scan_hdus(path)
-            padded = path.stat().st_size % FITS_BLOCK == 0
+            size = path.stat().st_size
         except (FrameError, OSError):
             return None
         cards = hdus[0].cards
         # A master has NUSED as well, the factors of a master flat have not.
         is_master = output.startswith(_MASTERS) and cards.get("IMAGETYP") == kind.value
         n_planes = 1 + ("ERRSRC" in cards) + 2 * has_mask + is_master
-        complete = all(hdu.stored_bytes == hdu.data_bytes for hdu in hdus)
+        last = hdus[-1]
+        complete = size == last.data_offset + whole_blocks(last.data_bytes)
         median, n_flagged = cards.get("GOODMED"), cards.get("NFLAGGED")
-        if not (len(hdus) == n_planes and complete and padded and isinstance(n_flagged, int)):
+        if not (len(hdus) == n_planes and complete and isinstance(n_flagged, int)):
             return None
         if cards.get("RECIPE") != recipe:
             return None

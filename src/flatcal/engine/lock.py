@@ -1,0 +1,141 @@
+"""One run at a time in an output folder.
+
+The lock is a file that tells who holds it. It is made by a call that succeeds for one process
+alone on any file system, and while its maker lives the system holds a lock on it (flock), which
+ends with the process however that ends. So a lock that nobody holds is known to be dead and is
+taken over, also that of another machine. Where the file system has no such locks, that is told by
+the number of the process, on the machine that it ran on; from another machine it cannot be told.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from flatcal.errors import OutputError
+from flatcal.io import is_alive
+
+LOCK_NAME = ".flatcal.lock"
+
+_HELD = (errno.EWOULDBLOCK, errno.EACCES)
+_NOT_SUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
+
+
+@contextmanager
+def locking(folder: Path) -> Iterator[None]:
+    """Hold an output folder for the time of the context.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+
+    Raises
+    ------
+    OutputError
+        Another run holds it (output-busy), or nothing can be written there.
+    """
+    path = folder / LOCK_NAME
+    try:
+        file = None
+        while file is None:
+            file = _claim(path)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(
+            "output-not-writable", f"{path} cannot be written: {error.strerror or error}"
+        ) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        file.close()
+
+
+def _claim(path: Path) -> IO[bytes] | None:
+    """Make the lock and hold it; None to try again, as another process has come between."""
+    try:
+        file = path.open("x+b", buffering=0)
+    except FileExistsError:
+        _remove_dead(path)
+        return None
+    try:
+        if _try_flock(file) is not False and _is_at(file, path):
+            about = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+            file.write(json.dumps(about).encode())
+            return file
+    except OSError:
+        path.unlink(missing_ok=True)
+        file.close()
+        raise
+    file.close()
+    return None
+
+
+def _remove_dead(path: Path) -> None:
+    """Remove the lock of a process that is no more, or name the one that holds it."""
+    try:
+        file = path.open("r+b", buffering=0)
+    except FileNotFoundError:
+        return
+    with file:
+        free = _try_flock(file)
+        if not _is_at(file, path):
+            return
+        holder = _read_holder(file)
+        if free or (free is None and _is_dead(holder)):
+            path.unlink(missing_ok=True)
+            return
+    who = "process {pid} on {host} since {since}".format_map(holder) if holder else "another run"
+    raise OutputError(
+        "output-busy",
+        f"{path.parent} is in use by {who}; wait for it, or remove {path} if it is no more",
+    )
+
+
+def _try_flock(file: IO[bytes]) -> bool | None:
+    """Whether the system's lock could be had; None where the file system has none."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _HELD:
+            return False
+        if error.errno in _NOT_SUPPORTED:
+            return None
+        raise
+    return True
+
+
+def _is_at(file: IO[bytes], path: Path) -> bool:
+    """Whether the open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _read_holder(file: IO[bytes]) -> dict[str, object]:
+    try:
+        found = json.loads(file.read(1000))
+        return {key: found[key] for key in ("pid", "host", "since")}
+    except (ValueError, LookupError, TypeError):
+        return {}
+
+
+def _is_dead(holder: dict[str, object]) -> bool:
+    pid = holder.get("pid")
+    return isinstance(pid, int) and holder["host"] == socket.gethostname() and not is_alive(pid)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
