@@ -83,7 +83,9 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except FlatcalError as error:
-        typer.echo(f"flatcal: {error}", err=True)
+        from flatcal.report.terminal import printable  # noqa: PLC0415
+
+        typer.echo(f"flatcal: {printable(str(error))}", err=True)
         sys.exit(EXIT_USAGE)
     except MemoryError as error:
         why = f"the system refused memory: {error or 'nothing is left'}"

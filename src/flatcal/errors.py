@@ -144,7 +144,10 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "The image has another shape or binning than the masters that it needs, or than the "
             "camera profile's sections allow."
         ),
-        "image-type": "The file holds no two-dimensional image, or one with more than two axes.",
+        "image-type": (
+            "The file holds no two-dimensional image, one with more than two axes, or one so large "
+            "that it cannot come from a sensor."
+        ),
         "kind-doubt": (
             "The level of this bias or dark is so far above that of its siblings that light must "
             "have fallen on it. Its header is followed. Say its kind with --kind or in [[kinds]], "

@@ -31,6 +31,9 @@ _UNIT_WORDS: Final[dict[str, str]] = {
 _SENSOR_KEYS: Final = ("CCD-TEMP", "DET-TEMP", "TEMPDET")
 # A cooler that has settled keeps its sensor this near.
 _NEAR_SET_C: Final = 3.0
+# More than any sensor has; and more to a byte than noise leaves in any packed image.
+_MAX_PIXELS: Final = 2**31
+_MAX_PACKING: Final = 10_000
 _TO_SECONDS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 _DECIMAL_COMMA: Final = re.compile(r"[+-]?\d+,\d+(?:[eEdD][+-]?\d+)?")
 
@@ -133,7 +136,9 @@ def _all_of(cards: Cards, keywords: Sequence[str] | None) -> str:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+    """As text that any header and terminal takes."""
+    text = "" if value is None else str(value).strip()
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _printable(value: Any) -> str:
@@ -189,11 +194,18 @@ def _find_image(hdus: Sequence[HduInfo], notes: Notes) -> HduInfo | None:
 
 
 def _check_complete(image: HduInfo, notes: Notes) -> None:
+    rows, columns = _shape(image.cards)
     if image.stored_bytes < image.data_bytes:
         notes.error(
             "file-broken",
             f"the file holds {image.stored_bytes} bytes of pixels, its header announces "
             f"{image.data_bytes}; copy it again",
+        )
+    elif rows * columns > min(_MAX_PIXELS, _MAX_PACKING * image.data_bytes):
+        notes.error(
+            "image-type",
+            f"an image of {rows} x {columns} pixels in {image.data_bytes} bytes is none of a "
+            "sensor; leave the file out",
         )
 
 

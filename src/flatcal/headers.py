@@ -49,6 +49,10 @@ BLOCK: Final = 2880
 MAX_CARDS: Final = 36_000
 _CHUNK: Final = 4 * BLOCK  # most headers are one read
 _MAX_DATA_BYTES: Final = 2**60
+# A zipped file of some megabytes can hold as much as this; it would take half a minute to unzip.
+_MAX_UNZIPPED_BYTES: Final = 2**32
+# Files of many detectors have some hundreds.
+_MAX_UNITS: Final = 5000
 
 _IS_FITS: Final = re.compile(rb"SIMPLE  = *T")
 _END: Final = re.compile(rb"END(?![A-Z0-9_-])")
@@ -240,6 +244,10 @@ def scan_file(path: StrPath) -> tuple[HduInfo, ...]:
             hdus.append(hdu)
             if hdu.stored_bytes < hdu.data_bytes:
                 break
+            if len(hdus) > _MAX_UNITS:
+                raise FrameError(
+                    "file-broken", f"{path} has more than {_MAX_UNITS} units; leave it out"
+                )
             offset = hdu.data_offset + _pad(hdu.data_bytes)
             stream.seek(offset)
     return tuple(hdus)
@@ -256,8 +264,12 @@ def _scan_one(stream: IO[bytes], path: StrPath, index: int, offset: int) -> HduI
     compressed = cards.get("ZIMAGE") is True and cards.get("XTENSION") == "BINTABLE"
     if compressed:
         cards = _image_header(cards, path)
-    stored_bytes = _stored_bytes(stream, data_offset, data_bytes)
     zipped = isinstance(stream, gzip.GzipFile | bz2.BZ2File)
+    if zipped and data_offset + data_bytes > _MAX_UNZIPPED_BYTES:
+        raise FrameError(
+            "file-broken", f"{path} announces {data_bytes} bytes in a zipped file; unzip it first"
+        )
+    stored_bytes = _stored_bytes(stream, data_offset, data_bytes)
     return HduInfo(index, cards, data_offset, data_bytes, stored_bytes, compressed, zipped)
 
 

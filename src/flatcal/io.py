@@ -267,6 +267,14 @@ class RawFrame:
                     self._hdus = hdus
                 else:
                     hdus.close()
+        wanted = (rows.stop - rows.start, self.shape[1])
+        if band.shape != wanted:
+            raise BrokenFileError(
+                "file-broken",
+                f"{self.path} has pixels of shape {band.shape} where its header announces {wanted}; "
+                "copy the file again",
+                self.path,
+            )
         return np.ascontiguousarray(band[:, columns], dtype=dtype)
 
 

@@ -6,7 +6,7 @@ running it decides nothing new, so what `flatcal plan` shows is what `flatcal ru
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pydantic import Field, ValidationError
@@ -270,6 +270,12 @@ def load_plan(path: str | Path) -> Plan:
         raise ConfigError(
             "plan-file", f"{path} is no plan of this version ({where}: {first['msg']}); plan again"
         ) from error
+    names = [*(f.file for f in plan.frames), *(f.output or "" for f in plan.frames)]
+    for name in (*names, *(master.output for master in plan.masters)):
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise ConfigError(
+                "plan-file", f"{path} names {name!r}, which lies outside its folder; plan again"
+            )
     changed = [frame.file for frame in plan.frames if _has_changed(Path(plan.raw), frame)]
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

@@ -26,6 +26,7 @@ from flatcal.state import STEP_RECORDS
 _STRUCTURE: Final = frozenset(
     ("SIMPLE", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "EXTEND", "XTENSION", "PCOUNT", "GCOUNT")
     + ("BSCALE", "BZERO", "BLANK", "CHECKSUM", "DATASUM", "EXTNAME", "EXTVER", "END", "")
+    + ("TFIELDS", "THEAP", "GROUPS")
 )
 _SECTIONS: Final = frozenset(("BIASSEC", "TRIMSEC", "DATASEC", "CCDSEC", "DETSEC", "AMPSEC"))
 

@@ -52,11 +52,12 @@ def check_output(raw: Path, out: Path) -> None:
     OutputError
         It lies in the raw folder or around it, or cannot be written.
     """
-    raw, real = raw.resolve(), out.resolve()
-    if real == raw or raw in real.parents or real in raw.parents:
-        raise OutputError(
-            "output-in-raw", f"output {real} and raw {raw} lie in one another; choose another"
-        )
+    raw = raw.resolve()
+    for real in (out.resolve(), *((out / name).resolve() for name in FOLDERS)):
+        if real == raw or raw in real.parents or real in raw.parents:
+            raise OutputError(
+                "output-in-raw", f"output {real} and raw {raw} lie in one another; choose another"
+            )
     try:
         for name in FOLDERS:
             (out / name).mkdir(parents=True, exist_ok=True)

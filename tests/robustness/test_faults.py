@@ -1,0 +1,355 @@
+"""Disks, rights, memory, raw files and workers that fail while a run is at work.
+
+Every fault is made, not imagined: a small disk, a file that is cut, a limit of the system. After
+it, what stands under a final name is whole, raw files are untouched, the message names the cause,
+and the next run ends with the outputs of a night that nobody disturbed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kills import contents, require_whole
+from nights import SETTINGS, program
+
+from flatcal.camera import CameraSettings
+from flatcal.engine import run as engine
+from flatcal.engine.run import run_plan
+from flatcal.errors import BrokenFileError, OutputError
+from flatcal.facts import read_frame
+from flatcal.io import RawFrame, replacing
+from flatcal.planning import build_plan
+from flatcal.recipe import parse_config
+
+NOBODY = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a disk needs root")
+
+
+def slugs(result):
+    return {error.slug for outcome in result.failed for error in outcome.errors}
+
+
+def plan_of(raw):
+    return build_plan(raw, parse_config(SETTINGS, "night.toml"))
+
+
+def resume(undisturbed, out):
+    """What stands is whole; and the next run ends with what an undisturbed one makes."""
+    require_whole(out, undisturbed.wanted)
+    result = run_plan(undisturbed.plan, out, jobs=2)
+    assert result.failed == ()
+    assert contents(out) == undisturbed.wanted
+
+
+# -- disks and rights --------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A disk of its own; a function changes how it is mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options):
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder],
+            check=True, capture_output=True,
+        )  # fmt: skip
+
+    try:
+        mount("size=6M")
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no disk can be mounted here: {error}")
+    yield folder, lambda options: mount(f"remount,{options}")
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@needs_root
+def test_a_full_disk(undisturbed, disk):
+    folder, remount = disk
+    out = folder / "out"
+    try:
+        failed = slugs(run_plan(undisturbed.plan, out, jobs=2))
+    except OutputError as error:  # not even run.json could be written
+        assert error.slug == "output-not-writable"
+        assert "No space left on device" in error.text
+    else:
+        assert failed == {"output-not-writable"}
+    assert not [path for path in out.rglob("*") if path.name.startswith(".")]
+    remount("size=100M")
+    resume(undisturbed, out)
+
+
+@needs_root
+def test_a_disk_that_becomes_read_only(undisturbed, disk):
+    folder, remount = disk
+    remount("size=100M")
+    out = folder / "out"
+
+    def remount_once(_what, done, _total):
+        if done == 5:
+            remount("ro")
+
+    with pytest.raises(OutputError, match="Read-only file system"):
+        run_plan(undisturbed.plan, out, jobs=2, progress=remount_once)
+    with pytest.raises(OutputError, match=r"cannot be (written|made)"):
+        run_plan(undisturbed.plan, out, jobs=2)
+    remount("rw,size=100M")
+    resume(undisturbed, out)
+
+
+def test_a_limit_on_the_size_of_files(undisturbed, tmp_path):
+    """As a full disk or a quota, where no disk can be mounted."""
+    out = tmp_path / "out"
+    done = in_a_process(
+        undisturbed, out, "resource.setrlimit(resource.RLIMIT_FSIZE, (3_000_000, hard))"
+    )
+    assert done == "{'output-not-writable'}"
+    resume(undisturbed, out)
+
+
+def test_rights_that_are_lost_midway(undisturbed):
+    """Of the folder of science frames, and as root of root itself, who may write anywhere."""
+    folder = Path(tempfile.mkdtemp(prefix="flatcal-rights-"))
+    folder.chmod(0o777)
+    out = folder / "out"
+
+    def lose(_what, done, _total):
+        if done == 5:
+            (out / "science").chmod(0o555)
+            if os.getuid() == 0:
+                for path in (folder, *folder.rglob("*")):
+                    os.chown(path, NOBODY, -1)
+                os.seteuid(NOBODY)
+
+    raw = folder / "raw"
+    shutil.copytree(undisturbed.raw, raw)
+    try:
+        result = run_plan(plan_of(raw), out, jobs=2, progress=lose)
+        assert slugs(result) == {"output-not-writable"}
+        assert {outcome.file[:5] for outcome in result.failed} == {"light"}
+        assert all("Permission denied" in o.errors[0].text for o in result.failed)
+    finally:
+        os.seteuid(os.getuid())
+        (out / "science").chmod(0o755)
+    assert run_plan(plan_of(raw), out, jobs=2).failed == ()
+    made = {name: content for name, content in contents(out).items() if name.endswith(".fits")}
+    assert made == {n: c for n, c in undisturbed.wanted.items() if n.endswith(".fits")}
+    shutil.rmtree(folder)
+
+
+def test_an_output_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done = []
+    sync, rename = os.fsync, Path.replace
+
+    def fsync(descriptor):
+        done.append(f"sync {os.readlink(f'/proc/self/fd/{descriptor}')}")
+        sync(descriptor)
+
+    def replace(path, target):
+        done.append(f"rename {path}")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Path, "replace", replace)
+    with replacing(tmp_path / "a.fits") as part:
+        part.write_text("new")
+    assert done == [f"sync {part}", f"rename {part}", f"sync {tmp_path}"]
+
+
+# -- raw files ---------------------------------------------------------------------------
+
+
+def rewrite(path):
+    with path.open("r+b") as file:
+        file.seek(-2880, 2)
+        file.write(b"\1" * 2880)
+
+
+def grow(path):
+    with path.open("ab") as file:
+        file.write(bytes(2880))
+
+
+def shrink(path):
+    os.truncate(path, path.stat().st_size - 2880)
+
+
+def write_again(path):
+    path.write_bytes(path.read_bytes())
+
+
+CHANGES = [rewrite, grow, shrink, write_again]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("stays_open", [True, False])
+def test_a_raw_file_that_changes_while_it_is_read_is_named(
+    undisturbed, tmp_path, change, stays_open, monkeypatch
+):
+    path = tmp_path / "b.fits"
+    shutil.copy(undisturbed.raw / "bias0.fits", path)
+    frame = read_frame(tmp_path, path.name, CameraSettings(), ())
+    if not stays_open:
+        monkeypatch.setattr("flatcal.io._OpenFiles.admit", lambda _: False)
+    with (
+        pytest.raises(BrokenFileError) as caught,
+        RawFrame(path, frame.storage, frame.setup.shape) as raw,
+    ):
+        raw.stored_rows(slice(0, 100))
+        change(path)
+        # If it stayed open, this may be of the new content: the end tells. Else opening tells.
+        raw.stored_rows(slice(100, 200))
+        assert stays_open
+    assert caught.value.slug == "file-changed"
+    assert caught.value.path == path
+
+
+@pytest.mark.parametrize("change", [*CHANGES, Path.unlink])
+@pytest.mark.parametrize("file", ["light1.fits", "flat1.fits", "dark1.fits"])
+def test_a_raw_file_that_changes_while_a_run_reads_it_fails_alone(
+    undisturbed, tmp_path, monkeypatch, file, change
+):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    shutil.copytree(undisturbed.raw, raw)
+    plan = plan_of(raw)
+    read, done = RawFrame.stored_rows, []
+
+    def read_and_change(frame, rows):
+        pixels = read(frame, rows)
+        if frame.path.name == file and not done:
+            done.append(rows)
+            change(frame.path)
+        return pixels
+
+    monkeypatch.setattr(RawFrame, "stored_rows", read_and_change)
+    result = run_plan(plan, out, jobs=2)
+    assert done
+    if change is not Path.unlink:
+        # Of a file that goes while it is open, all can still be read.
+        (failed,) = result.failed
+        (error,) = failed.errors
+        assert failed.file == file
+        assert error.slug in ("file-changed", "file-broken" if change is shrink else "")
+        assert str(raw / file) in error.text
+        assert not (out / f"science/science-{file}").exists()
+    assert not [path for path in out.rglob("*") if path.name.startswith(".")]
+    monkeypatch.undo()
+    # The next plan takes the file as it is now, and ends as if it had been so from the start.
+    run_plan(plan_of(raw), out, jobs=2, overwrite=True)
+    run_plan(plan_of(raw), tmp_path / "fresh", jobs=2)
+    assert contents(out).keys() >= contents(tmp_path / "fresh").keys()
+    for name, content in contents(tmp_path / "fresh").items():
+        assert contents(out)[name] == content, name
+
+
+# -- memory, files, interruption, workers ------------------------------------------------
+
+
+def in_a_process(undisturbed, out, statement):
+    """Set a limit when everything is loaded, and run; the slugs of what failed."""
+    code = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from flatcal import run_plan\n"
+        "from flatcal.plan import Plan\n"
+        "plan = Plan.model_validate_json(sys.stdin.read())\n"
+        "run_plan(plan, sys.argv[2], jobs=1)\n"
+        "hard = resource.RLIM_INFINITY\n"
+        "used = int(Path('/proc/self/statm').read_text().split()[0]) * 4096\n"
+        f"{statement}\n"
+        "result = run_plan(plan, sys.argv[1], jobs=1)\n"
+        "print({error.slug for o in result.failed for error in o.errors})\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, out, out.parent / "warm-up"],
+        input=undisturbed.plan.model_dump_json(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_too_little_memory_is_told(undisturbed, tmp_path):
+    limit = "resource.setrlimit(resource.RLIMIT_AS, (used + 4_000_000, hard))"
+    out = tmp_path / "out"
+    assert in_a_process(undisturbed, out, limit) == "{'resources'}"
+    resume(undisturbed, out)
+
+
+def test_64_open_files_are_enough_for_200_frames(tmp_path, put_frame):
+    raw = tmp_path / "raw"
+    data = np.random.default_rng(1).normal(1000, 10, (16, 20)).astype(np.uint16)
+    for n in range(200):
+        put_frame(raw / f"b{n}.fits", "BIAS", 0.0, data + n % 3, BUNIT="adu")
+    packed = raw / "packed.fits.gz"
+    packed.write_bytes(gzip.compress((raw / "b0.fits").read_bytes()))
+    config = tmp_path / "night.toml"
+    config.write_text(SETTINGS)
+    made = {}
+    for limit in (64, 1024):
+        run = program(
+            "run", raw, tmp_path / str(limit), "-c", config,
+            preexec_fn=lambda limit=limit: resource.setrlimit(
+                resource.RLIMIT_NOFILE, (limit, limit)
+            ),
+        )  # fmt: skip
+        out, err = run.communicate()
+        assert run.returncode == 0, out + err
+        made[limit] = contents(tmp_path / str(limit))
+    assert made[64] == made[1024]
+
+
+def test_ctrl_c_ends_a_run_within_a_second_or_two(tmp_path, put_frame):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    data = np.random.default_rng(1).normal(1000, 10, (1500, 1500)).astype(np.uint16)
+    for n in range(3):
+        put_frame(raw / f"b{n}.fits", "BIAS", 0.0, data, BUNIT="adu")
+    first = put_frame(raw / "s0.fits", "LIGHT", 60.0, data, BUNIT="adu", FILTER="V")
+    for n in range(1, 120):
+        (raw / f"s{n}.fits").symlink_to(first)
+    config = tmp_path / "night.toml"
+    config.write_text(f"{SETTINGS}[dark]\nrequired=false\n[science]\nflat_required=false\n")
+    run = program("run", raw, out, "-c", config, "-j", "2")
+    until = time.monotonic() + 60
+    while not list((out / "science").glob("*.fits")) and time.monotonic() < until:
+        time.sleep(0.02)
+        assert run.poll() is None, run.communicate()
+    run.send_signal(signal.SIGINT)
+    clock = time.monotonic()
+    _, told = run.communicate(timeout=30)
+    assert time.monotonic() - clock < 5  # measured on an idle machine: 0.3 s
+    assert run.returncode == 130
+    assert "flatcal: interrupted; " in told
+    assert "of 121 outputs done and kept" in told
+    assert "Traceback" not in told
+    assert not [path for path in out.rglob("*") if path.name.startswith(".")]
+    made = list((out / "science").glob("*.fits"))
+    assert 0 < len(made) < 120
+
+
+def test_a_worker_that_dies_takes_one_frame_with_it(undisturbed, tmp_path, monkeypatch):
+    whole = engine.calibrate_frame
+
+    def die_of_one(raw, *arguments, **keywords):
+        if raw.path.name == "light1.fits":
+            raise ZeroDivisionError("worker died")
+        return whole(raw, *arguments, **keywords)
+
+    monkeypatch.setattr(engine, "calibrate_frame", die_of_one)
+    out = tmp_path / "out"
+    result = run_plan(undisturbed.plan, out, jobs=2)
+    assert {o.file: [e.slug for e in o.errors] for o in result.failed} == {"light1.fits": ["defect"]}
+    assert "light1.fits: ZeroDivisionError: worker died" in result.failed[0].errors[0].text
+    monkeypatch.undo()
+    resume(undisturbed, out)

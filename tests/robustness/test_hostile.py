@@ -1,0 +1,249 @@
+"""Hostile and broken files; the long version is `make soak`."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import hostile
+import numpy as np
+import pytest
+from astropy.io import fits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kills import contents
+
+from flatcal import ImageFileCollection
+from flatcal.camera import CameraSettings
+from flatcal.engine.run import run_plan
+from flatcal.errors import MESSAGES
+from flatcal.facts import read_frame
+from flatcal.headers import is_fits
+from flatcal.planning import build_plan
+
+NIGHT = hostile.good_night()
+
+
+@pytest.fixture
+def night(tmp_path):
+    """A good night, to which a test adds what is odd."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for name, content in NIGHT.items():
+        (raw / name).write_bytes(content)
+    return raw
+
+
+def errors_of(raw, out, files=None):
+    """What the run says of each file that failed; all must hold that holds for hostile files."""
+    hostile.require_sound(raw, out, files=files)
+    outcomes = json.loads((out / "run.json").read_bytes())["outcomes"]
+    assert {"b0.fits", "s.fits"} <= {o["file"] for o in outcomes if o["status"] != "failed"}
+    return {o["file"]: [e["slug"] for e in o["errors"]] for o in outcomes if o["errors"]}
+
+
+def test_hundreds_of_hostile_files(tmp_path):
+    """Each batch and its files come back with its number; see `hostile.py`."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", hostile.__file__, "--batches", "30", "--keep", tmp_path],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["inputs"] == 300
+
+
+keywords = st.sampled_from(hostile.KEYWORDS) | st.text("ABCXYZ0129-_ é=", max_size=9)
+values = (
+    st.sampled_from(hostile.VALUES)
+    | st.integers().map(str)
+    | st.floats().map(str)
+    | st.text(max_size=75)
+    | st.text(max_size=70).map(lambda text: f"'{text}'")
+)
+cards = st.lists(st.tuples(keywords, st.sampled_from(["= ", "=", "  ", ""]), values), max_size=12)
+
+
+@given(cards)
+@settings(max_examples=200, deadline=None)
+def test_any_cards_make_a_frame_or_an_error_with_a_slug(tmp_path_factory, drawn):
+    path = tmp_path_factory.mktemp("cards") / "a.fits"
+    good = NIGHT["s.fits"]
+    head = b"".join(
+        f"{keyword:8}{sign}{value}".encode(errors="replace").ljust(80)[:80]
+        for keyword, sign, value in drawn
+    )
+    place = good.index(b"IMAGETYP")
+    header = hostile._pad(good[:place] + head + good[place : good.index(b"END     ") + 80])
+    path.write_bytes(header + good[-2880:])
+    frame = read_frame(path.parent, path.name, CameraSettings(), ())
+    assert all(note.slug in MESSAGES for note in (*frame.errors, *frame.caveats))
+    assert frame.errors or frame.kind is not None
+    (path.parent / "raw").mkdir()
+
+
+# -- sizes -------------------------------------------------------------------------------
+
+
+def header_of(**cards):
+    start = {"SIMPLE": "T", "BITPIX": 16, "NAXIS": 2, "NAXIS1": 20, "NAXIS2": 16}
+    lines = [f"{key:8}= {value!s:>20}" for key, value in {**start, **cards}.items()]
+    return hostile._pad("".join(f"{line:80}" for line in [*lines, "END"]).encode())
+
+
+@pytest.mark.parametrize(
+    ("cards", "slug"),
+    [
+        ({"NAXIS1": 10**6, "NAXIS2": 10**6}, "file-broken"),
+        ({"NAXIS1": 10**12, "NAXIS2": 1}, "file-broken"),
+        ({"NAXIS1": 10**30}, "file-broken"),
+        ({"NAXIS1": -20}, "file-broken"),
+        ({"NAXIS": -1}, "file-broken"),
+        ({"NAXIS": 999}, "file-broken"),
+        ({"NAXIS": 10**9}, "file-broken"),
+        ({"NAXIS1": "NaN"}, "file-broken"),
+        ({"NAXIS2": "'16'"}, "file-broken"),
+        ({"NAXIS1": 0}, "image-type"),
+        ({"BITPIX": 17}, "file-broken"),
+        ({"BITPIX": "inf"}, "file-broken"),
+        ({"PCOUNT": 10**15}, "file-broken"),
+        ({"GCOUNT": -1}, "file-broken"),
+    ],
+)
+def test_senseless_sizes(night, tmp_path, cards, slug):
+    (night / "h.fits").write_bytes(header_of(**cards) + bytes(2880))
+    assert errors_of(night, tmp_path / "out") == {"h.fits": [slug]}
+
+
+def test_a_sparse_file_of_a_million_million_pixels_does_not_stop_the_night(night, tmp_path):
+    with (night / "h.fits").open("wb") as file:
+        file.write(header_of(NAXIS1=10**6, NAXIS2=10**6))
+        try:
+            file.truncate(2880 + 2 * 10**12 + 2880 - 2 * 10**12 % 2880)
+        except OSError:
+            pytest.skip("the file system takes no file of 2 TB")
+    plan = build_plan(night)
+    (error,) = plan.find_frame("h.fits").errors
+    assert error.slug == "image-type"
+    assert "1000000 x 1000000" in error.text
+    assert run_plan(plan, tmp_path / "out").failed[0].file == "h.fits"
+
+
+def bomb(header, n_bytes):
+    """What unpacks to a header and so many zeros, in members of 64 MB each."""
+    member = gzip.compress(bytes(1 << 26), 9)
+    return gzip.compress(header) + member * (n_bytes >> 26)
+
+
+@pytest.mark.parametrize(
+    ("header", "broken"),
+    [
+        (header_of(NAXIS1=10**6, NAXIS2=8000), True),  # and all of them are there
+        (header_of(), False),  # the zeros follow the image
+        (b"", True),
+        (header_of()[:800], True),
+    ],
+)
+def test_a_gzip_bomb_takes_neither_memory_nor_time(night, tmp_path, header, broken):
+    (night / "h.fits.gz").write_bytes(bomb(header, 16 << 30))
+    before, clock = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    found = errors_of(night, tmp_path / "out").get("h.fits.gz", [])
+    assert ("file-broken" in found) == broken
+    assert time.process_time() - clock < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+
+
+def test_a_million_units_in_a_zipped_file_are_given_up(night, tmp_path):
+    extension = header_of().replace(b"SIMPLE  =                    T", b"XTENSION= 'IMAGE   '          ")
+    extension = extension.replace(b"NAXIS   =                    2", b"NAXIS   =                    0")
+    units = gzip.compress(extension * 5000)
+    (night / "h.fits.gz").write_bytes(gzip.compress(header_of(NAXIS=0)) + units * 200)
+    clock = time.process_time()
+    assert errors_of(night, tmp_path / "out") == {"h.fits.gz": ["file-broken"]}
+    assert time.process_time() - clock < 30
+
+
+def test_a_packed_image_that_claims_more_than_it_can_hold(night, tmp_path):
+    content = hostile.packed_bytes(tile_shape=(16, 20))
+    for axis in (b"1", b"2"):
+        for word in (b"ZNAXIS", b"ZTILE"):
+            start = content.index(word + axis)
+            card = (word + axis).ljust(8) + b"= %20d" % 10**6
+            content = content[:start] + card.ljust(80) + content[start + 80 :]
+    (night / "h.fits.fz").write_bytes(content)
+    assert list(errors_of(night, tmp_path / "out")) == ["h.fits.fz"]
+
+
+# -- what is no file ---------------------------------------------------------------------
+
+
+def test_folders_pipes_and_links_in_a_circle(night, tmp_path):
+    (night / "folder.fits").mkdir()
+    os.mkfifo(night / "pipe.fits")
+    (night / "loop.fits").symlink_to(night / "loop.fits")
+    (night / "gone.fits").symlink_to(tmp_path / "nothing")
+    (night / "zeros.fits").symlink_to("/dev/zero")
+    (night / "empty.fits").write_bytes(b"")
+    found = errors_of(night, tmp_path / "out")
+    odd = ["pipe.fits", "loop.fits", "gone.fits", "zeros.fits", "empty.fits"]
+    assert found == dict.fromkeys(odd, ["file-broken"])
+
+
+@pytest.mark.parametrize("name", ["pipe.fits", "zeros.fits", "folder.fits"])
+def test_what_is_no_file_is_never_waited_for(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe.fits")
+    (tmp_path / "zeros.fits").symlink_to("/dev/zero")
+    (tmp_path / "folder.fits").mkdir()
+    assert not is_fits(tmp_path / name)
+    collection = ImageFileCollection(tmp_path, filenames=[name])
+    assert [file for file, _ in collection.unreadable] == [name]
+
+
+def test_a_pipe_in_place_of_a_planned_file_is_not_waited_for(night, tmp_path):
+    plan = build_plan(night)
+    (night / "s.fits").unlink()
+    os.mkfifo(night / "s.fits")
+    (failed,) = run_plan(plan, tmp_path / "out").failed
+    assert (failed.file, failed.errors[0].slug) == ("s.fits", "file-broken")
+
+
+# -- names -------------------------------------------------------------------------------
+
+
+def test_names_of_any_kind_stay_in_the_folder_and_the_terminal_clean(night, tmp_path):
+    for name in hostile.NAMES:
+        path = os.fsencode(str(night)) + b"/" + name.encode(errors="surrogateescape")
+        Path(os.fsdecode(path)).write_bytes(NIGHT["s.fits"])
+    before = contents(tmp_path).keys()
+    found = errors_of(night, tmp_path / "out")
+    assert [slugs for slugs in found.values()] == [["file-broken"]]  # the one that is not UTF-8
+    made = {name for name in contents(tmp_path) if name not in before}
+    assert all(name.startswith("out/") for name in made)
+    assert len([name for name in made if name.startswith("out/science/")]) == len(
+        [name for name in hostile.NAMES if not name.startswith(".")]
+    )
+    for path in (tmp_path / "out/science").iterdir():
+        with fits.open(path, checksum=True) as hdus:
+            assert np.isfinite(hdus[0].data).all()
+
+
+def test_a_saved_plan_cannot_name_an_output_outside_the_folder(night, tmp_path):
+    """Nor a raw file outside the raw folder."""
+    from flatcal.plan import load_plan  # noqa: PLC0415
+
+    text = build_plan(night).model_dump_json()
+    for old, new in (
+        ('"science/science-s.fits"', '"../../escaped.fits"'),
+        ('"science/science-s.fits"', f'"{tmp_path}/escaped.fits"'),
+        ('"file":"s.fits"', '"file":"../s.fits"'),
+    ):
+        assert old in text
+        path = tmp_path / "plan.json"
+        path.write_text(text.replace(old, new))
+        with pytest.raises(ValueError, match=r"\[plan-file\]"):
+            load_plan(path)
