@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test soak lint docs clean
 
 demo: $(VENV)/installed
 	rm -rf demo
@@ -11,6 +11,9 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -n auto
+
+soak: $(VENV)/installed-test
+	$(BIN)/python tests/robustness/soak.py
 
 lint: $(VENV)/installed-test $(VENV)/installed-lint
 	$(BIN)/ruff check src tests docs benchmarks

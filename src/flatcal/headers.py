@@ -50,7 +50,9 @@ MAX_CARDS: Final = 36_000
 _CHUNK: Final = 4 * BLOCK  # most headers are one read
 _MAX_DATA_BYTES: Final = 2**60
 # A zipped file of some megabytes can hold as much as this; it would take half a minute to unzip.
-_MAX_UNZIPPED_BYTES: Final = 2**32
+_MAX_UNZIPPED_BYTES: Final = 2**31
+# astropy looks for a header in all that follows the last unit.
+_MAX_TRAILING_BYTES: Final = 2**22
 # Files of many detectors have some hundreds.
 _MAX_UNITS: Final = 5000
 
@@ -214,7 +216,7 @@ def scan_file(path: StrPath) -> tuple[HduInfo, ...]:
     """Read all headers of a file and where their data lie.
 
     Bytes after the last unit that do not start another one are ignored, as the FITS standard
-    asks. A file whose data are cut off is described, not refused: its last unit has
+    asks, unless they are many. A file whose data are cut off is described, not refused: its last unit has
     ``stored_bytes < data_bytes``.
 
     Parameters
@@ -237,10 +239,9 @@ def scan_file(path: StrPath) -> tuple[HduInfo, ...]:
     """
     hdus: list[HduInfo] = []
     with _open_unzipped(path) as stream:
-        offset = 0
-        while not hdus or stream.read(9) == _STARTS[1]:
-            stream.seek(offset)
-            hdu = _scan_one(stream, path, len(hdus), offset)
+        offset, start = 0, b""
+        while not hdus or start == _STARTS[1]:
+            hdu = _scan_one(stream, path, len(hdus), offset, start)
             hdus.append(hdu)
             if hdu.stored_bytes < hdu.data_bytes:
                 break
@@ -250,6 +251,12 @@ def scan_file(path: StrPath) -> tuple[HduInfo, ...]:
                 )
             offset = hdu.data_offset + _pad(hdu.data_bytes)
             stream.seek(offset)
+            start = stream.read(len(_STARTS[1]))
+        stream.seek(offset + _MAX_TRAILING_BYTES)
+        if stream.read(1) and hdus[-1].stored_bytes == hdus[-1].data_bytes:
+            raise FrameError(
+                "file-broken", f"{path} goes on for long after its last unit; copy it again"
+            )
     return tuple(hdus)
 
 
@@ -257,14 +264,14 @@ Scanner = Callable[[StrPath], tuple[HduInfo, ...]]
 _scanner: Final[ContextVar[Scanner]] = ContextVar("_scanner", default=scan_file)
 
 
-def _scan_one(stream: IO[bytes], path: StrPath, index: int, offset: int) -> HduInfo:
-    cards, header_bytes = _read_header(stream, path)
+def _scan_one(stream: IO[bytes], path: StrPath, index: int, offset: int, start: bytes) -> HduInfo:
+    cards, header_bytes = _read_header(stream, path, start)
     data_offset = offset + header_bytes
     data_bytes = _data_bytes(cards, path)
     compressed = cards.get("ZIMAGE") is True and cards.get("XTENSION") == "BINTABLE"
     if compressed:
         cards = _image_header(cards, path)
-    zipped = isinstance(stream, gzip.GzipFile | bz2.BZ2File)
+    zipped = _is_zipped(stream)
     if zipped and data_offset + data_bytes > _MAX_UNZIPPED_BYTES:
         raise FrameError(
             "file-broken", f"{path} announces {data_bytes} bytes in a zipped file; unzip it first"
@@ -316,9 +323,13 @@ def _image_header(table: HeaderCards, path: StrPath) -> HeaderCards:
     return HeaderCards([*head, *body[:end], *moved, *body[end:]])
 
 
+def _is_zipped(stream: IO[bytes]) -> bool:
+    return isinstance(stream, gzip.GzipFile | bz2.BZ2File)
+
+
 def _stored_bytes(stream: IO[bytes], start: int, length: int) -> int:
     # A zipped stream has no known size, but it seeks no further than its end.
-    if isinstance(stream, gzip.GzipFile | bz2.BZ2File):
+    if _is_zipped(stream):
         end = stream.seek(start + length)
     else:
         end = stream.seek(0, 2)
@@ -376,14 +387,19 @@ def _open_unzipped(path: StrPath) -> Iterator[IO[bytes]]:
             ) from error
 
 
-def _read_header(stream: IO[bytes], path: StrPath) -> tuple[HeaderCards, int]:
-    """Parse the header at the stream's place; return it with its length in bytes."""
-    header = stream.read(_CHUNK)
+def _read_header(stream: IO[bytes], path: StrPath, start: bytes = b"") -> tuple[HeaderCards, int]:
+    """Parse the header at the stream's place; return it with its length in bytes.
+
+    Of `start` the stream has been read already. A zipped stream is not read beyond the header:
+    to go back it would be unzipped from its first byte.
+    """
+    n_bytes = BLOCK if _is_zipped(stream) else _CHUNK
+    header = start + stream.read(n_bytes - len(start))
     if not header.startswith(_STARTS):
         raise FrameError("file-broken", f"{path} is not a FITS file; leave it out")
     searched = 0
     while (end := _find_end(header, searched)) is None:
-        chunk = stream.read(_CHUNK)
+        chunk = stream.read(n_bytes)
         if not chunk or len(header) > MAX_CARDS * CARD:
             raise FrameError(
                 "file-broken",

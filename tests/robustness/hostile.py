@@ -67,7 +67,7 @@ VALUES = [
 NAMES = [
     "two words.fits", "it's.fits", 'a "quoted" one.fits', "line\nbreak.fits", "-o.fits", "--help.fits",
     "\x1b[31mred\x1b[0m.fits", "$(touch pwned).fits", "a;b|c&d.fits", "..fits", "...fits", "%s%n.fits",
-    "[bold]x[/bold].fits", "x" * 240 + ".fits", "é" * 115 + ".fits", "caf\u00e9.fits",
+    "[bold]x.fits", "[red].fits", "x" * 240 + ".fits", "é" * 115 + ".fits", "caf\u00e9.fits",
     "cafe\u0301.fits", "\u202etxt.fits", "a\\..\\..\\b.fits", "~.fits", "nul\t.fits", "CON.fits",
     "*.fits", "?.fits", "a:b.fits", "\udcff\udcfe.fits", ".fits.fits", "x.fits.fits", " .fits",
 ]  # fmt: skip
@@ -76,7 +76,9 @@ NAMES = [
 # -- files -------------------------------------------------------------------------------
 
 
-def frame_bytes(kind: str, exposure: float, level: int, dtype: str = "u2", **cards: object) -> bytes:
+def frame_bytes(
+    kind: str, exposure: float, level: int, dtype: str = "u2", **cards: object
+) -> bytes:
     """A small frame like that of a camera."""
     rng = np.random.default_rng(level)
     data = rng.normal(level, 10, (16, 20)).astype(dtype)
@@ -163,7 +165,9 @@ def _pad(head: bytes) -> bytes:
 
 def _any_card(rng: random.Random) -> bytes:
     keyword, value = rng.choice(KEYWORDS), rng.choice(VALUES)
-    form = rng.choice(["{:8}= {}", "{:8}= {:>20}", "{:8}={}", "{:8}  {}", "HIERARCH {} = {}", "{}{}"])
+    form = rng.choice(
+        ["{:8}= {}", "{:8}= {:>20}", "{:8}={}", "{:8}  {}", "HIERARCH {} = {}", "{}{}"]
+    )
     return form.format(keyword, value).encode("latin-1").ljust(CARD)[:CARD]
 
 
@@ -211,7 +215,9 @@ def _change_structure(rng: random.Random, content: bytes) -> bytes:
     if what == 1:
         return content + rng.randbytes(rng.randrange(1, 4000))
     if what == 2:
-        return content + content.replace(b"SIMPLE  =                    T", b"XTENSION= 'IMAGE   '    ")
+        return content + content.replace(
+            b"SIMPLE  =                    T", b"XTENSION= 'IMAGE   '    "
+        )
     if what == 3:
         return gzip.compress(content, 1)
     if what == 4:

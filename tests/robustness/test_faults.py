@@ -349,7 +349,9 @@ def test_a_worker_that_dies_takes_one_frame_with_it(undisturbed, tmp_path, monke
     monkeypatch.setattr(engine, "calibrate_frame", die_of_one)
     out = tmp_path / "out"
     result = run_plan(undisturbed.plan, out, jobs=2)
-    assert {o.file: [e.slug for e in o.errors] for o in result.failed} == {"light1.fits": ["defect"]}
+    assert {o.file: [e.slug for e in o.errors] for o in result.failed} == {
+        "light1.fits": ["defect"]
+    }
     assert "light1.fits: ZeroDivisionError: worker died" in result.failed[0].errors[0].text
     monkeypatch.undo()
     resume(undisturbed, out)

@@ -92,7 +92,8 @@ def test_any_cards_make_a_frame_or_an_error_with_a_slug(tmp_path_factory, drawn)
 
 def header_of(**cards):
     start = {"SIMPLE": "T", "BITPIX": 16, "NAXIS": 2, "NAXIS1": 20, "NAXIS2": 16}
-    lines = [f"{key:8}= {value!s:>20}" for key, value in {**start, **cards}.items()]
+    cards = {**start, **cards, "IMAGETYP": "'BIAS    '", "EXPTIME": 0.0, "BUNIT": "'adu     '"}
+    lines = [f"{key:8}= {value!s:>20}" for key, value in cards.items()]
     return hostile._pad("".join(f"{line:80}" for line in [*lines, "END"]).encode())
 
 
@@ -141,26 +142,29 @@ def bomb(header, n_bytes):
 
 
 @pytest.mark.parametrize(
-    ("header", "broken"),
+    "header",
     [
-        (header_of(NAXIS1=10**6, NAXIS2=8000), True),  # and all of them are there
-        (header_of(), False),  # the zeros follow the image
-        (b"", True),
-        (header_of()[:800], True),
+        header_of(NAXIS1=10**6, NAXIS2=8000),  # and all of them are there
+        header_of(),  # the zeros follow the image
+        b"",
+        header_of()[:800],
     ],
 )
-def test_a_gzip_bomb_takes_neither_memory_nor_time(night, tmp_path, header, broken):
+def test_a_gzip_bomb_takes_neither_memory_nor_time(night, tmp_path, header):
     (night / "h.fits.gz").write_bytes(bomb(header, 16 << 30))
     before, clock = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    found = errors_of(night, tmp_path / "out").get("h.fits.gz", [])
-    assert ("file-broken" in found) == broken
+    assert errors_of(night, tmp_path / "out") == {"h.fits.gz": ["file-broken"]}
     assert time.process_time() - clock < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
 
 
 def test_a_million_units_in_a_zipped_file_are_given_up(night, tmp_path):
-    extension = header_of().replace(b"SIMPLE  =                    T", b"XTENSION= 'IMAGE   '          ")
-    extension = extension.replace(b"NAXIS   =                    2", b"NAXIS   =                    0")
+    extension = header_of().replace(
+        b"SIMPLE  =                    T", b"XTENSION= 'IMAGE   '          "
+    )
+    extension = extension.replace(
+        b"NAXIS   =                    2", b"NAXIS   =                    0"
+    )
     units = gzip.compress(extension * 5000)
     (night / "h.fits.gz").write_bytes(gzip.compress(header_of(NAXIS=0)) + units * 200)
     clock = time.process_time()
@@ -221,7 +225,7 @@ def test_names_of_any_kind_stay_in_the_folder_and_the_terminal_clean(night, tmp_
         Path(os.fsdecode(path)).write_bytes(NIGHT["s.fits"])
     before = contents(tmp_path).keys()
     found = errors_of(night, tmp_path / "out")
-    assert [slugs for slugs in found.values()] == [["file-broken"]]  # the one that is not UTF-8
+    assert list(found.values()) == [["file-broken"]]  # the one that is not UTF-8
     made = {name for name in contents(tmp_path) if name not in before}
     assert all(name.startswith("out/") for name in made)
     assert len([name for name in made if name.startswith("out/science/")]) == len(

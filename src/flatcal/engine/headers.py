@@ -17,6 +17,7 @@ from astropy.io import fits
 from flatcal import __version__
 from flatcal.flags import MEANING
 from flatcal.frame import Kind
+from flatcal.headers import open_file
 from flatcal.io import naming, quiet_astropy
 from flatcal.merge import is_iso_date
 from flatcal.plan import FramePlan, MasterPlan, Step
@@ -46,7 +47,8 @@ def read_header(path: Path, hdu: int) -> fits.Header:
     BrokenFileError
         When it cannot be read.
     """
-    with naming(path), quiet_astropy():
+    # astropy would wait for ever at a pipe that has taken the place of the file.
+    with naming(path), open_file(path), quiet_astropy():
         header = fits.Header()
         for number in sorted({0, hdu}):
             for card in fits.getheader(path, number).cards:

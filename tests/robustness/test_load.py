@@ -1,0 +1,135 @@
+"""Many frames, many threads, any order; the long version is `make soak`."""
+
+from __future__ import annotations
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy import units as u
+from astropy.nddata import CCDData
+from kills import contents
+from load import make_small_night, peak_of_a_run
+
+import flatcal as ccdp
+from flatcal.engine.run import run_plan
+from flatcal.plan import Plan
+
+
+def test_memory_and_open_files_do_not_grow_with_the_night(tmp_path):
+    """Of 60 and of 300 frames; a frame more may cost some kB of facts and records, no pixels."""
+    figures = {}
+    for n in (60, 300):
+        make_small_night(tmp_path / f"raw{n}", n, shape=(200, 300))
+        figures[n] = peak_of_a_run(tmp_path / f"raw{n}", tmp_path / f"out{n}", n_files=64)
+        assert figures[n]["failed"] == 0
+    grown = figures[300]["peak_mb"] - figures[60]["peak_mb"]
+    assert grown < 240 * 0.06  # half of the 0.12 MB of a frame's raw pixels
+
+
+def shuffled(plan: Plan, seed: int) -> Plan:
+    """The same plan with its frames, and the inputs of masters, in another order."""
+    rng = np.random.default_rng(seed)
+    frames = tuple(plan.frames[i] for i in rng.permutation(len(plan.frames)))
+    return plan.model_copy(update={"frames": frames})
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 5])
+def test_the_bytes_are_the_same_on_any_threads_and_in_any_order(undisturbed, tmp_path, jobs):
+    out = tmp_path / "out"
+    run_plan(shuffled(undisturbed.plan, jobs), out, jobs=jobs)
+    found = {name: content for name, content in contents(out).items() if name.endswith(".fits")}
+    assert found == {n: c for n, c in undisturbed.wanted.items() if n.endswith(".fits")}
+
+
+def test_files_that_were_made_in_another_order_give_the_same_bytes(undisturbed, tmp_path):
+    """The order in which a folder lists its files is that of their making on many systems."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for path in sorted(undisturbed.raw.iterdir(), reverse=True):
+        (raw / path.name).write_bytes(path.read_bytes())
+    again = run_plan(undisturbed.plan.model_copy(update={"raw": str(raw)}), tmp_path / "out")
+    assert {o.errors[0].slug for o in again.failed} == {"file-changed"}  # by their time alone
+    fresh = ccdp.build_plan(raw, undisturbed.plan.config)
+    run_plan(fresh, tmp_path / "out")
+    found = contents(tmp_path / "out")
+    assert all(found[n] == c for n, c in undisturbed.wanted.items() if n.endswith(".fits"))
+
+
+# -- the functions for notebooks from many threads ---------------------------------------
+
+
+def ccd(level: float, seed: int) -> CCDData:
+    """A frame with overscan columns 60 to 79, mask and header."""
+    rng = np.random.default_rng(seed)
+    data = rng.normal(level, 10, (50, 80))
+    data[:, 60:] = rng.normal(100, 3, (50, 20))
+    frame = CCDData(data, unit=u.adu, meta={"EXPTIME": 60.0, "OBJECT": "x"})
+    frame.mask = data > level + 30
+    return frame
+
+
+FRAME, BIAS, DARK = ccd(5000, 1), ccd(1000, 2), ccd(1100, 3)
+FLAT = CCDData(np.linspace(0.8, 1.2, 4000).reshape(50, 80), unit=u.one)
+STACK = [ccd(1000, seed) for seed in range(10, 17)]
+MANY_AT_ONCE = {
+    "subtract_overscan": lambda: ccdp.subtract_overscan(FRAME, overscan=FRAME[:, 60:]),
+    "trim_image": lambda: ccdp.trim_image(FRAME, fits_section="[1:60,1:50]"),
+    "subtract_bias": lambda: ccdp.subtract_bias(FRAME, BIAS),
+    "subtract_dark": lambda: ccdp.subtract_dark(
+        FRAME, DARK, exposure_time="EXPTIME", exposure_unit=u.s
+    ),
+    "flat_correct": lambda: ccdp.flat_correct(FRAME, FLAT),
+    "gain_correct": lambda: ccdp.gain_correct(FRAME, 1.5 * u.electron / u.adu),
+    "create_deviation": lambda: ccdp.create_deviation(
+        FRAME, gain=1.5 * u.electron / u.adu, readnoise=6 * u.electron, disregard_nan=True
+    ),
+    "ccd_process": lambda: ccdp.ccd_process(FRAME, oscan="[61:80,1:50]", trim="[1:60,1:50]"),
+    "combine": lambda: ccdp.combine(STACK, sigma_clip=True),
+    "median": lambda: ccdp.Combiner(STACK).median_combine(),
+}
+
+
+def same(one: CCDData, other: CCDData) -> bool:
+    deviations = [np.asarray(getattr(c.uncertainty, "array", 0.0)) for c in (one, other)]
+    masks = [np.asarray(False if c.mask is None else c.mask) for c in (one, other)]
+    return (
+        np.array_equal(one.data, other.data, equal_nan=True)
+        and np.array_equal(*deviations, equal_nan=True)
+        and np.array_equal(*masks)
+        and one.unit == other.unit
+        and dict(one.meta) == dict(other.meta)
+    )
+
+
+def test_functions_from_many_threads_are_right_and_leave_their_inputs_alone():
+    alone = {name: function() for name, function in MANY_AT_ONCE.items()}
+    before = copy.deepcopy([FRAME, BIAS, DARK, FLAT, *STACK])
+    names = list(MANY_AT_ONCE) * 12
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda name: MANY_AT_ONCE[name](), names))
+    wrong = {n for n, result in zip(names, together, strict=True) if not same(result, alone[n])}
+    assert wrong == set()
+    now = [FRAME, BIAS, DARK, FLAT, *STACK]
+    assert all(same(one, other) for one, other in zip(before, now, strict=True))
+
+
+def test_folders_and_files_from_many_threads(undisturbed):
+    files = sorted(undisturbed.raw.glob("bias*.fits"))
+
+    def read(_number: int) -> tuple[list[str], float, int]:
+        collection = ccdp.ImageFileCollection(undisturbed.raw)
+        combined = ccdp.combine([str(file) for file in files], unit="adu", method="median")
+        return (
+            collection.files,
+            float(combined.data.sum()),
+            len(ccdp.build_plan(undisturbed.raw).frames),
+        )
+
+    before = {path: path.read_bytes() for path in undisturbed.raw.iterdir()}
+    alone = read(0)
+    with ThreadPoolExecutor(8) as pool:
+        assert all(result == alone for result in pool.map(read, range(16)))
+    assert {path: path.read_bytes() for path in Path(undisturbed.raw).iterdir()} == before
