@@ -216,8 +216,8 @@ def scan_file(path: StrPath) -> tuple[HduInfo, ...]:
     """Read all headers of a file and where their data lie.
 
     Bytes after the last unit that do not start another one are ignored, as the FITS standard
-    asks, unless they are many. A file whose data are cut off is described, not refused: its last unit has
-    ``stored_bytes < data_bytes``.
+    asks, unless they are many. A file whose data are cut off is described, not refused: its last
+    unit has ``stored_bytes < data_bytes``.
 
     Parameters
     ----------
@@ -329,10 +329,7 @@ def _is_zipped(stream: IO[bytes]) -> bool:
 
 def _stored_bytes(stream: IO[bytes], start: int, length: int) -> int:
     # A zipped stream has no known size, but it seeks no further than its end.
-    if _is_zipped(stream):
-        end = stream.seek(start + length)
-    else:
-        end = stream.seek(0, 2)
+    end = stream.seek(start + length) if _is_zipped(stream) else stream.seek(0, 2)
     return max(0, min(length, end - start))
 
 

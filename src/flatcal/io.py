@@ -271,8 +271,8 @@ class RawFrame:
         if band.shape != wanted:
             raise BrokenFileError(
                 "file-broken",
-                f"{self.path} has pixels of shape {band.shape} where its header announces {wanted}; "
-                "copy the file again",
+                f"{self.path} has pixels of shape {band.shape} where its header announces "
+                f"{wanted}; copy the file again",
                 self.path,
             )
         return np.ascontiguousarray(band[:, columns], dtype=dtype)

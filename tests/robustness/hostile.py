@@ -46,30 +46,33 @@ MEMORY_BYTES = 64 * 2**20
 EXTRA_BYTES = 2 * 2**30
 LONGEST_S = 60
 
-KEYWORDS = """SIMPLE BITPIX NAXIS NAXIS1 NAXIS2 NAXIS3 EXTEND BZERO BSCALE BLANK XTENSION PCOUNT GCOUNT
+KEYWORDS = """\
+SIMPLE BITPIX NAXIS NAXIS1 NAXIS2 NAXIS3 EXTEND BZERO BSCALE BLANK XTENSION PCOUNT GCOUNT
 GROUPS IMAGETYP EXPTIME EXPOSURE OBJECT FILTER FILTER1 DATE-OBS BUNIT GAIN EGAIN RDNOISE XBINNING
 YBINNING CCDSUM BIASSEC TRIMSEC DATASEC CCDSEC SET-TEMP CCD-TEMP INSTRUME TELESCOP PEDESTAL CCDSFPT
 AMPSROW COVER READOUTM CTYPE1 CRPIX1 CRVAL1 CD1_1 CDELT1 WCSAXES A_ORDER ZIMAGE ZNAXIS ZNAXIS1
 ZNAXIS2 ZBITPIX ZTILE1 ZTILE2 ZCMPTYPE ZQUANTIZ TFIELDS TFORM1 TTYPE1 TFORM2 THEAP EXTNAME DATASUM
-CHECKSUM FLATCAL RECIPE COMBINED NCOMBINE HISTORY COMMENT END CONTINUE HIERARCH MJD-OBS""".split()
+CHECKSUM FLATCAL RECIPE COMBINED NCOMBINE HISTORY COMMENT END CONTINUE HIERARCH MJD-OBS""".split()  # noqa: SIM905
 
 VALUES = [
-    "NaN", "inf", "-inf", "1E400", "-1E400", "1e-400", "-1", "0", "-0.0", "1", "2", "3", "999", "16",
-    "1000000", "1000000000000", "9223372036854775808", "-9223372036854775809", "9" * 60, "T", "F",
-    "''", "'abc'", "'NaN'", "'inf'", "'6,4E-05'", "6,4E-05", "'unterminated", "(1, 2)", "", "/ none",
-    "'[1:2,3:4]'", "'[0:0,0:0]'", "'[-5:99999999999,*]'", "'[1:'", "'" + "x" * 90, "'\x1b[31mred'",
-    "'../../../etc'", "'a\xe9\xff'", "\x00\x00", "'[/bold]'", "'%s%n'", "'2024-02-30T25:61:61'",
-    "'BIAS'", "'flat'", "'Light Frame'", "'electron'", "'furlong'", "0x10", "1_000", "+", "-", "1D5",
-    "'it''s'", "'&'", "1 2", "'GZIP_1'", "'RICE_1'", "'HCOMPRESS_1'", "'PLIO_1'", "'1PB(99999999)'",
+    "NaN", "inf", "-inf", "1E400", "-1E400", "1e-400", "-1", "0", "-0.0", "1", "2", "3", "999",
+    "16", "1000000", "1000000000000", "9223372036854775808", "-9223372036854775809", "9" * 60,
+    "T", "F", "''", "'abc'", "'NaN'", "'inf'", "'6,4E-05'", "6,4E-05", "'unterminated", "(1, 2)",
+    "", "/ none", "'[1:2,3:4]'", "'[0:0,0:0]'", "'[-5:99999999999,*]'", "'[1:'", "'" + "x" * 90,
+    "'\x1b[31mred'", "'../../../etc'", "'a\u00e9\u00ff'", "\x00\x00", "'[/bold]'", "'%s%n'",
+    "'2024-02-30T25:61:61'", "'BIAS'", "'flat'", "'Light Frame'", "'electron'", "'furlong'",
+    "0x10", "1_000", "+", "-", "1D5", "'it''s'", "'&'", "1 2", "'GZIP_1'", "'RICE_1'",
+    "'HCOMPRESS_1'", "'PLIO_1'", "'1PB(99999999)'",
 ]  # fmt: skip
 
 # Names that a shell, a terminal, a table or a path could take for something else.
 NAMES = [
-    "two words.fits", "it's.fits", 'a "quoted" one.fits', "line\nbreak.fits", "-o.fits", "--help.fits",
-    "\x1b[31mred\x1b[0m.fits", "$(touch pwned).fits", "a;b|c&d.fits", "..fits", "...fits", "%s%n.fits",
-    "[bold]x.fits", "[red].fits", "x" * 240 + ".fits", "é" * 115 + ".fits", "caf\u00e9.fits",
-    "cafe\u0301.fits", "\u202etxt.fits", "a\\..\\..\\b.fits", "~.fits", "nul\t.fits", "CON.fits",
-    "*.fits", "?.fits", "a:b.fits", "\udcff\udcfe.fits", ".fits.fits", "x.fits.fits", " .fits",
+    "two words.fits", "it's.fits", "a \"quoted\" one.fits", "line\nbreak.fits", "-o.fits",
+    "--help.fits", "\x1b[31mred\x1b[0m.fits", "$(touch pwned).fits", "a;b|c&d.fits", "..fits",
+    "...fits", "%s%n.fits", "[bold]x.fits", "[red].fits", "x" * 240 + ".fits",
+    "é" * 115 + ".fits", "caf\u00e9.fits", "cafe\u0301.fits", "\u202etxt.fits",
+    "a\\..\\..\\b.fits", "~.fits", "nul\t.fits", "CON.fits", "*.fits", "?.fits", "a:b.fits",
+    "\udcff\udcfe.fits", ".fits.fits", "x.fits.fits", " .fits",
 ]  # fmt: skip
 
 
@@ -209,25 +212,21 @@ def _change_bytes(rng: random.Random, content: bytes) -> bytes:
 
 
 def _change_structure(rng: random.Random, content: bytes) -> bytes:
-    what = rng.randrange(8)
-    if what == 0:
-        return content[: rng.randrange(len(content) + 1)]
-    if what == 1:
-        return content + rng.randbytes(rng.randrange(1, 4000))
-    if what == 2:
-        return content + content.replace(
-            b"SIMPLE  =                    T", b"XTENSION= 'IMAGE   '    "
-        )
-    if what == 3:
-        return gzip.compress(content, 1)
-    if what == 4:
-        return _change_bytes(rng, gzip.compress(content, 1))
-    if what == 5:
-        return bz2.compress(content, 1)
-    if what == 6:
-        return gzip.compress(gzip.compress(content, 1), 1)
-    start = rng.randrange(0, len(content) + 1)
-    return content[:start] + rng.randbytes(BLOCK) + content[start:]
+    place = rng.randrange(len(content) + 1)
+    extension = content.replace(b"SIMPLE  =                    T", b"XTENSION= 'IMAGE   '    ")
+    change = rng.choice(
+        [
+            lambda: content[:place],
+            lambda: content + rng.randbytes(rng.randrange(1, 4000)),
+            lambda: content + extension,
+            lambda: gzip.compress(content, 1),
+            lambda: _change_bytes(rng, gzip.compress(content, 1)),
+            lambda: bz2.compress(content, 1),
+            lambda: gzip.compress(gzip.compress(content, 1), 1),
+            lambda: content[:place] + rng.randbytes(BLOCK) + content[place:],
+        ]
+    )
+    return change()
 
 
 def hostile_file(rng: random.Random, sources: list[bytes]) -> bytes:

@@ -195,7 +195,7 @@ def test_folders_pipes_and_links_in_a_circle(night, tmp_path):
     (night / "empty.fits").write_bytes(b"")
     found = errors_of(night, tmp_path / "out")
     odd = ["pipe.fits", "loop.fits", "gone.fits", "zeros.fits", "empty.fits"]
-    assert found == dict.fromkeys(odd, ["file-broken"])
+    assert found == {name: ["file-broken"] for name in odd}
 
 
 @pytest.mark.parametrize("name", ["pipe.fits", "zeros.fits", "folder.fits"])

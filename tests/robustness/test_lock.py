@@ -125,12 +125,12 @@ def test_without_locks_of_the_system_the_number_of_the_process_tells(tmp_path, n
 
 def test_of_many_at_once_one_holds_it(tmp_path):
     """Over a lock that is left dead each time, so that all try to take it over."""
-    held, most, count = 0, 0, 0
+    held, most, count, told = 0, 0, 0, set()
     guard, barrier = threading.Lock(), threading.Barrier(8)
 
     def try_often():
         nonlocal held, most, count
-        for turn in range(25):
+        for _ in range(25):
             if barrier.wait() == 0 and not (tmp_path / LOCK_NAME).exists():
                 (tmp_path / LOCK_NAME).write_text("dead")
             barrier.wait()
@@ -143,7 +143,7 @@ def test_of_many_at_once_one_holds_it(tmp_path):
                     with guard:
                         held -= 1
             except OutputError as error:
-                assert error.slug == "output-busy", (turn, error)
+                told.add(error.slug)
 
     threads = [threading.Thread(target=try_often) for _ in range(8)]
     for thread in threads:
@@ -152,6 +152,7 @@ def test_of_many_at_once_one_holds_it(tmp_path):
         thread.join()
     assert most == 1
     assert count >= 25
+    assert told == {"output-busy"}
 
 
 def test_parts_of_the_dead_are_removed_and_those_of_the_living_are_not(
