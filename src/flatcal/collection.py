@@ -465,7 +465,14 @@ def _name_in(folder: Path, file: str | Path) -> str:
 
 
 def _is_named_fits(file: os.DirEntry[str]) -> bool:
-    return file.name.lower().endswith(FITS_SUFFIXES) and file.is_file()
+    return file.name.lower().endswith(FITS_SUFFIXES) and _is_file(file)
+
+
+def _is_file(file: os.DirEntry[str]) -> bool:
+    try:
+        return file.is_file()
+    except OSError:  # links in a circle
+        return True  # to be reported as unreadable, not passed over
 
 
 def _looks_like_fits(file: os.DirEntry[str]) -> bool:

@@ -332,7 +332,7 @@ class _Run:
         )
         # The next master is begun while this one is written.
         self.writing[master.name] = self.workers.submit(
-            lambda: self._write(product, header, planes)
+            lambda: self._write(master.name, product, header, planes)
         )
 
     def _try_to_split(self, master: MasterPlan) -> None:
@@ -367,12 +367,9 @@ class _Run:
             wait([self.writing[name]])
 
     def _finish_writing(self) -> None:
-        """Wait for masters that are still being written; one that cannot be is a failure."""
-        for name, future in self.writing.items():
-            try:
-                future.result()
-            except FlatcalError as error:
-                self._fail_master(name, error)
+        """Wait for masters that are still being written."""
+        for future in self.writing.values():
+            future.result()
 
     def _load_master(self, name: str) -> Master:
         """A master that this run, or an earlier one, has written."""
@@ -382,9 +379,9 @@ class _Run:
             lost_bias, path = self._lost_bias(plan), Path(plan.stored.path)
             zero = 0.0 if lost_bias or plan.kind is not Kind.DARK else None
             return load_master(path, lost_bias, self.setting.dtype, zero)
-        product = self._product_of(name)
         if name in self.writing:
             self.writing[name].result()
+        product = self._product_of(name)
         path, zero = self.store.out / product.output, self._zero_of(plan)
         return load_master(path, plan.lost_bias, self.setting.dtype, zero)
 
@@ -553,15 +550,18 @@ class _Run:
         """Whether an output has a MASK plane: a master always does."""
         return output.startswith("masters/") or self.plan.config.output.mask
 
-    def _write(self, product: ProductRecord, header: Any, planes: Planes) -> None:
+    def _write(self, name: str, product: ProductRecord, header: Any, planes: Planes) -> None:
+        """Write a master; when it cannot be, what needs it is told why."""
         try:
-            self.store.write_master(product.output, header, planes)
-        except FlatcalError:
+            with owning_up(name):
+                self.store.write_master(product.output, header, planes)
+        except FlatcalError as error:
             with self.lock:
+                self._fail_master(name, error)
                 del self.products[product.output]
-            raise
-        with self.lock:
-            self.made.add(product.output)
+        else:
+            with self.lock:
+                self.made.add(product.output)
 
 
 def _output(frame: FramePlan) -> str:
