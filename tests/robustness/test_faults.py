@@ -172,6 +172,24 @@ def test_an_output_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     assert done == [f"sync {part}", f"rename {part}", f"sync {tmp_path}"]
 
 
+def test_a_master_that_has_been_damaged_calibrates_nothing(undisturbed, tmp_path):
+    """One bit of one pixel, with size and time as they were; an earlier run has written it."""
+    out = tmp_path / "out"
+    run_plan(undisturbed.plan, out, jobs=2)
+    bias, science = out / "masters/master_bias.fits", out / "science/science-light0.fits"
+    content = bytearray(bias.read_bytes())
+    content[-1_000_000] ^= 1
+    bias.write_bytes(content)
+    science.unlink()
+    (failed,) = run_plan(undisturbed.plan, out, jobs=2).failed
+    assert failed.file == "light0.fits"
+    assert failed.errors[0].slug == "file-broken"
+    assert str(bias) in failed.errors[0].text
+    assert not science.exists()
+    bias.unlink()
+    resume(undisturbed, out)
+
+
 # -- raw files ---------------------------------------------------------------------------
 
 

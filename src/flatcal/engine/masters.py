@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from flatcal.engine.hot_pixels import refine_scale
 from flatcal.engine.noise import read_variance_adu2
 from flatcal.engine.user_mask import UserMask
-from flatcal.errors import FrameError
+from flatcal.errors import BrokenFileError, FrameError
 from flatcal.flags import INHERITED, Flag
 from flatcal.frame import Detector
 from flatcal.io import RawFrame, decode, naming
@@ -60,8 +60,24 @@ class Master:
 
 
 def load_master(path: Path, lost_bias: str, dtype: Any, zero: float | None) -> Master:
-    """Read a master that an earlier run has written."""
+    """Read a master that has been written, now or by an earlier run.
+
+    Its checksums are verified, for it bears on every frame that it calibrates.
+
+    Raises
+    ------
+    BrokenFileError
+        When it cannot be read, or has been damaged.
+    """
     with naming(path), fits.open(path, memmap=False) as hdus:
+        for hdu in hdus:
+            if hdu.verify_datasum() == 0:
+                raise BrokenFileError(
+                    "file-broken",
+                    f"the pixels of {path} are not those that were written (DATASUM of "
+                    f"{hdu.name}); remove the file and run again",
+                    path,
+                )
         types = {"PRIMARY": dtype, "UNCERT": dtype, "FLAGS": np.uint16}
         planes = {hdu.name: _native(hdu.data, types[hdu.name]) for hdu in hdus if hdu.name in types}
         data, flags = planes["PRIMARY"], planes["FLAGS"]
