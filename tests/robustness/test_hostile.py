@@ -22,9 +22,10 @@ from kills import contents
 from flatcal import ImageFileCollection
 from flatcal.camera import CameraSettings
 from flatcal.engine.run import run_plan
-from flatcal.errors import MESSAGES
+from flatcal.errors import MESSAGES, OutputError
 from flatcal.facts import read_frame
 from flatcal.headers import is_fits
+from flatcal.plan import load_plan
 from flatcal.planning import build_plan
 
 NIGHT = hostile.good_night()
@@ -84,7 +85,6 @@ def test_any_cards_make_a_frame_or_an_error_with_a_slug(tmp_path_factory, drawn)
     frame = read_frame(path.parent, path.name, CameraSettings(), ())
     assert all(note.slug in MESSAGES for note in (*frame.errors, *frame.caveats))
     assert frame.errors or frame.kind is not None
-    (path.parent / "raw").mkdir()
 
 
 # -- sizes -------------------------------------------------------------------------------
@@ -236,10 +236,15 @@ def test_names_of_any_kind_stay_in_the_folder_and_the_terminal_clean(night, tmp_
             assert np.isfinite(hdus[0].data).all()
 
 
+def test_an_output_folder_that_is_a_link_into_the_raw_folder_is_refused(night, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/science").symlink_to(night)
+    with pytest.raises(OutputError, match=r"\[output-in-raw\]"):
+        run_plan(build_plan(night), tmp_path / "out", overwrite=True)
+
+
 def test_a_saved_plan_cannot_name_an_output_outside_the_folder(night, tmp_path):
     """Nor a raw file outside the raw folder."""
-    from flatcal.plan import load_plan  # noqa: PLC0415
-
     text = build_plan(night).model_dump_json()
     for old, new in (
         ('"science/science-s.fits"', '"../../escaped.fits"'),
