@@ -32,7 +32,7 @@ _SENSOR_KEYS: Final = ("CCD-TEMP", "DET-TEMP", "TEMPDET")
 # A cooler that has settled keeps its sensor this near.
 _NEAR_SET_C: Final = 3.0
 # More than any sensor has; and more to a byte than noise leaves in any packed image.
-_MAX_PIXELS: Final = 2**31
+_MAX_PIXELS: Final = 10**11
 _MAX_PACKING: Final = 10_000
 _TO_SECONDS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 _DECIMAL_COMMA: Final = re.compile(r"[+-]?\d+,\d+(?:[eEdD][+-]?\d+)?")

@@ -307,12 +307,14 @@ def test_senseless_sizes_are_refused(cards, reason, tmp_path):
         scan_hdus(tmp_path / "f.fits")
 
 
-@pytest.mark.parametrize("pack", [bytes, gzip.compress])
-def test_huge_size_neither_loops_nor_allocates(pack, tmp_path):
+def test_huge_size_neither_loops_nor_allocates(tmp_path):
     cards = ["BITPIX  = 8", "NAXIS   = 1", f"NAXIS1  = {10**17}"]
-    (tmp_path / "f.fits").write_bytes(pack(as_header(cards)))
+    (tmp_path / "f.fits").write_bytes(as_header(cards))
     (info,) = scan_hdus(tmp_path / "f.fits")
     assert (info.data_bytes, info.stored_bytes) == (10**17, 0)
+    (tmp_path / "f.fits.gz").write_bytes(gzip.compress(as_header(cards)))
+    with pytest.raises(FrameError, match="unzip it first"):
+        scan_hdus(tmp_path / "f.fits.gz")
 
 
 def test_random_groups_are_measured(tmp_path):
