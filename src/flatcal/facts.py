@@ -201,6 +201,9 @@ def _check_complete(image: HduInfo, notes: Notes) -> None:
             f"the file holds {image.stored_bytes} bytes of pixels, its header announces "
             f"{image.data_bytes}; copy it again",
         )
+    elif image.compressed and image.zipped:
+        # Each of its tiles would be sought from the first byte of the file.
+        notes.error("file-broken", "a packed image in a zipped file; unzip the file first")
     elif rows * columns > min(_MAX_PIXELS, _MAX_PACKING * image.data_bytes):
         notes.error(
             "image-type",

@@ -295,12 +295,14 @@ def in_a_process(undisturbed, out, statement):
         f"{statement}\n"
         "result = run_plan(plan, sys.argv[1], jobs=1)\n"
         "print({error.slug for o in result.failed for error in o.errors})\n"
+        "print([error.text for o in result.failed for error in o.errors], file=sys.stderr)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, out, out.parent / "warm-up"],
         input=undisturbed.plan.model_dump_json(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "defect" not in done.stdout, done.stderr
     return done.stdout.strip()
 
 

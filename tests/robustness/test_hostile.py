@@ -183,6 +183,13 @@ def test_a_packed_image_that_claims_more_than_it_can_hold(night, tmp_path):
     assert list(errors_of(night, tmp_path / "out")) == ["h.fits.fz"]
 
 
+def test_a_packed_image_in_a_zipped_file_is_refused(night, tmp_path):
+    """With many tiles astropy takes minutes for it."""
+    (night / "h.fits.fz.gz").write_bytes(gzip.compress(hostile.packed_bytes(tile_shape=(1, 20))))
+    (night / "h.fits.gz").write_bytes(gzip.compress(hostile.packed_bytes(tile_shape=(1, 20))))
+    assert errors_of(night, tmp_path / "out") == {"h.fits.gz": ["file-broken"]}
+
+
 # -- what is no file ---------------------------------------------------------------------
 
 
