@@ -20,11 +20,12 @@ def print_explanation(plan: Plan, frame: FramePlan) -> None:
         The frame.
     """
     console = Console(highlight=False, soft_wrap=True)
-    for line in _story(plan, frame):
+    for line in explain_frame(plan, frame):
         console.print(line, markup=False)
 
 
-def _story(plan: Plan, frame: FramePlan) -> Iterator[str]:
+def explain_frame(plan: Plan, frame: FramePlan) -> Iterator[str]:
+    """The story of a frame, line by line; see `print_explanation`."""
     yield f"{frame.file}: {', '.join(_facts(frame))}"
     if frame.kind_reason:
         yield f"  it is a {frame.kind.value if frame.kind else '?'} because of {frame.kind_reason}"

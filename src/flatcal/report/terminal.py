@@ -84,8 +84,9 @@ def print_plan(plan: Plan) -> None:
             add_row(table, master.name, master.reason, _master_steps(master))
         console.print(table)
     table = make_table("frames", "kind", "frames", "steps", "why")
-    for members in _equal_decisions(f for f in plan.frames if f.steps and f.action != "refuse"):
-        add_row(table, _kind(members[0]), _files(members), _steps(members), _why(members))
+    for members in equal_decisions(f for f in plan.frames if f.steps and f.action != "refuse"):
+        steps = "\n".join(describe_steps(members))
+        add_row(table, _kind(members[0]), _files(members), steps, _why(members))
     if table.row_count:
         console.print(table)
     _print_overscans(console, plan)
@@ -136,7 +137,8 @@ def _master_steps(master: MasterPlan) -> str:
     return "as it is"
 
 
-def _equal_decisions(frames: Iterable[FramePlan]) -> list[list[FramePlan]]:
+def equal_decisions(frames: Iterable[FramePlan]) -> list[list[FramePlan]]:
+    """Frames of a kind and filter to which the same is done, but for the factor of a dark."""
     groups: dict[tuple[str, str, str], list[FramePlan]] = {}
     for frame in frames:
         # Frames whose darks differ in their factor alone are one decision.
@@ -145,7 +147,7 @@ def _equal_decisions(frames: Iterable[FramePlan]) -> list[list[FramePlan]]:
     return list(groups.values())
 
 
-def _steps(members: Sequence[FramePlan]) -> str:
+def describe_steps(members: Sequence[FramePlan]) -> list[str]:
     """The steps of the first frame, with the range of the dark's factor over all."""
     lines = []
     for place, step in enumerate(members[0].steps):
@@ -155,7 +157,7 @@ def _steps(members: Sequence[FramePlan]) -> str:
             lines.append(f"{unscaled} x {min(scales):.4g} to {max(scales):.4g}")
         else:
             lines.append(str(step))
-    return "\n".join(lines)
+    return lines
 
 
 def _why(members: Sequence[FramePlan]) -> str:

@@ -1,0 +1,179 @@
+"""Rows of frames spread evenly over them: raw, after each step, and as written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from astropy.io import fits
+from numpy.typing import NDArray
+
+from flatcal.frame import Kind
+from flatcal.io import RawFrame, naming
+from flatcal.kernels.arithmetic import calibrate
+from flatcal.plan import FramePlan, Step
+from flatcal.section import parse_section
+from flatcal.verify.night import ReducedNight
+
+Array = NDArray[Any]
+
+# Bands of rows: as many as a thumbnail has rows, and a quarter of a million pixels in all. Those
+# give a level to 1/500 of the noise and each of 4096 parts of an image to an eighth of it.
+_BANDS: Final = 64
+_PIXELS: Final = 1 << 18
+_STEP_LABELS: Final = {
+    "subtract_overscan": "less overscan",
+    "trim_image": "trimmed",
+    "subtract_bias": "less bias",
+    "subtract_dark": "less dark",
+    "flat_correct": "over flat",
+}
+
+
+def spread_bands(shape: tuple[int, int]) -> tuple[slice, ...]:
+    """Bands of rows of equal height."""
+    n_bands = min(_BANDS, shape[0])
+    height = max(1, min(shape[0] // n_bands, _PIXELS // (n_bands * shape[1])))
+    starts = np.linspace(0, shape[0] - height, n_bands).astype(int).tolist()
+    return tuple(slice(start, start + height) for start in starts)
+
+
+def output_rows(path: Path, bands: Sequence[slice], plane: str = "PRIMARY") -> Array | None:
+    """Those rows of a plane of an output; None where it has no such plane.
+
+    Raises
+    ------
+    BrokenFileError
+        When the file cannot be read.
+    """
+    with naming(path), fits.open(path, memmap=False) as hdus:
+        planes = {hdu.name: hdu for hdu in hdus}
+        if plane not in planes:
+            return None
+        rows = np.concatenate([planes[plane].section[band, :] for band in bands])
+        return np.asarray(rows.astype(rows.dtype.newbyteorder("="), copy=False))
+
+
+def raw_rows(night: ReducedNight, frame: FramePlan, rows: Sequence[slice]) -> Array:
+    """Whole rows of a raw frame.
+
+    Raises
+    ------
+    BrokenFileError
+        When the file is gone, has changed or cannot be read.
+    """
+    assert frame.storage is not None
+    assert frame.shape is not None
+    with RawFrame(night.raw / frame.file, frame.storage, frame.shape) as raw:
+        columns = slice(0, frame.shape[1])
+        return np.concatenate([raw.values(band, columns, np.float32) for band in rows])
+
+
+def kept_section(frame: FramePlan, steps: Sequence[Step]) -> tuple[slice, slice]:
+    """Rows and columns that are kept of a raw frame."""
+    assert frame.shape is not None
+    for step in steps:
+        if step.name == "trim_image" and step.section is not None:
+            return parse_section(step.section, frame.shape)
+    return slice(0, frame.shape[0]), slice(0, frame.shape[1])
+
+
+def overscan_columns(frame: FramePlan, steps: Sequence[Step]) -> slice | None:
+    """Columns of the overscan that the steps use."""
+    assert frame.shape is not None
+    for step in steps:
+        if step.name == "subtract_overscan" and step.section is not None:
+            return parse_section(step.section, frame.shape)[1]
+    return None
+
+
+def rows_after_each_step(
+    night: ReducedNight, frame: FramePlan, bands: Sequence[slice]
+) -> Iterator[tuple[str, Array]]:
+    """Rows of a frame as they are raw, and after each step that changes values.
+
+    Parameters
+    ----------
+    night : ReducedNight
+        With its masters.
+    frame : FramePlan
+        A frame that is calibrated.
+    bands : sequence of slice
+        Rows of the image that is kept.
+
+    Yields
+    ------
+    tuple
+        What was done, and the rows in float32; the arithmetic is that of a run.
+
+    Raises
+    ------
+    BrokenFileError
+        When the raw file or a master cannot be read.
+    """
+    rows, columns = kept_section(frame, frame.steps)
+    whole = raw_rows(
+        night, frame, [slice(rows.start + b.start, rows.start + b.stop) for b in bands]
+    )
+    values = np.ascontiguousarray(whole[:, columns])
+    yield "raw", values.copy()
+    for step in frame.steps:
+        if step.name == "trim_image":
+            continue
+        level, bias, dark, flat = np.empty(0, np.float32), *_no_masters()
+        scale = 1.0
+        if step.name == "subtract_overscan":
+            level = _levels(whole, frame, step)
+        else:
+            assert step.master is not None
+            master = output_rows(night.path_of_master(step.master), bands)
+            assert master is not None
+            master = np.ascontiguousarray(master, np.float32)
+            if step.name == "subtract_bias":
+                bias = master
+            elif step.name == "subtract_dark":
+                dark, scale = master, _scale(night, frame, step)
+            else:
+                flat = master
+        calibrate(values, level, bias, dark, np.float32(scale), flat)
+        yield _STEP_LABELS[step.name], values.copy()
+
+
+def _no_masters() -> tuple[Array, Array, Array]:
+    nothing = np.empty((0, 0), np.float32)
+    return nothing, nothing, nothing
+
+
+def _levels(whole: Array, frame: FramePlan, step: Step) -> Array:
+    columns = overscan_columns(frame, (step,))
+    assert columns is not None
+    statistic = np.mean if step.statistic == "mean" else np.median
+    return np.asarray(statistic(whole[:, columns], axis=1), np.float32)
+
+
+def _scale(night: ReducedNight, frame: FramePlan, step: Step) -> float:
+    product = night.run.products.get(frame.output or "")
+    return (product.refined_scale if product else None) or step.scale
+
+
+def calibrated_rows(night: ReducedNight, frame: FramePlan, bands: Sequence[slice]) -> Array:
+    """Rows of a calibrated frame: as written, or else calibrated from the raw ones.
+
+    Raises
+    ------
+    BrokenFileError
+        When neither can be read.
+    """
+    if frame.output in night.run.products and frame.output is not None:
+        rows = output_rows(night.out / frame.output, bands)
+        assert rows is not None
+        return rows
+    *_, (_, values) = rows_after_each_step(night, frame, bands)
+    return values
+
+
+def first_of(frames: Sequence[FramePlan], kind: Kind) -> FramePlan | None:
+    """The first good frame of a kind."""
+    return next((f for f in frames if f.kind is kind and f.action != "refuse"), None)
