@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from flatcal.frame import Caveat, Frame, Kind
 from flatcal.matching import Group
 from flatcal.naming import slug
-from flatcal.plan import FramePlan, Step
+from flatcal.plan import Action, FramePlan, Step
 from flatcal.section import format_section
 from flatcal.stored import StoredMaster
 
@@ -108,7 +108,7 @@ def geometry_steps(frame: Frame) -> tuple[Step, ...]:
 
 def entry_of(
     frame: Frame,
-    action: Literal["combine", "calibrate", "refuse"],
+    action: Action,
     *,
     steps: tuple[Step, ...] = (),
     output: str | None = None,

@@ -23,6 +23,9 @@ StepName = Literal[
 ]
 
 
+Action = Literal["combine", "calibrate", "refuse", "leave_out"]
+
+
 class Step(Strict):
     """One step of calibration.
 
@@ -74,7 +77,7 @@ class FramePlan(Strict):
         What told the kind.
     action : str
         'combine' for a bias or dark, and for a flat that is not written by itself; 'calibrate'
-        for a flat or science frame; 'refuse'.
+        for a flat or science frame; 'refuse'; 'leave_out' for one that the settings exclude.
     exposure_time_s, set_temperature_c : float or None
         Exposure time in seconds and set temperature in degrees Celsius; None where the header is
         silent.
@@ -107,7 +110,7 @@ class FramePlan(Strict):
     file: str
     kind: Kind | None
     kind_reason: str = ""
-    action: Literal["combine", "calibrate", "refuse"]
+    action: Action
     exposure_time_s: float | None = None
     set_temperature_c: float | None = None
     filter: str = ""

@@ -91,9 +91,20 @@ def build_plan(
         When there is no FITS file.
     """
     config = config or Config()
-    root = Path(raw)
-    frames = find_frames(root, config)
-    looks = remembered_looks(root, frames, jobs or os.cpu_count() or 1)
+    return plan_found(Path(raw), find_frames(raw, config), config, library, jobs=jobs)
+
+
+def plan_found(
+    root: Path,
+    frames: Sequence[Frame],
+    config: Config,
+    library: Shelf | None = None,
+    *,
+    jobs: int | None = None,
+) -> Plan:
+    """Plan some frames of a folder after a look at their pixels; see `build_plan`."""
+    kept = [frame for frame in frames if config.exclusion(frame.file) is None]
+    looks = remembered_looks(root, kept, jobs or os.cpu_count() or 1)
     frames = apply_overscan(frames, looks, config.camera)
     frames = second_look(frames, looks, config.dark)
     return plan_frames(root, frames, config, library, looks)
@@ -124,7 +135,7 @@ class _Planner:
         self.config = config
         self.library = library
         self.stored: dict[int, Group] = {}
-        good = [frame for frame in frames if not frame.errors]
+        good = [f for f in frames if not f.errors and config.exclusion(f.file) is None]
         self.bias_groups = group_bias(_of(Kind.BIAS, good), config.dark)
         self.dark_groups = group_darks(_of(Kind.DARK, good), config.dark)
         self.nonlinear = find_nonlinear(self.dark_groups, see(frames, looks), config.dark)
@@ -353,6 +364,9 @@ class _Planner:
         )
 
     def _frame_plan(self, frame: Frame, output: str | None, part_of: str | None) -> FramePlan:
+        if (rule := self.config.exclusion(frame.file)) is not None:
+            why = f": {rule.reason}" if rule.reason else ""
+            return entry_of(frame, "leave_out", reason=f"left out by [[exclude]] {rule.file}{why}")
         if frame.errors:
             return entry_of(frame, "refuse", reason=frame.errors[0].text)
         if frame.kind in (Kind.BIAS, Kind.DARK):

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from flatcal.camera import CameraSettings, Count, KindRule, Number, Strict, Switch
+from flatcal.camera import CameraSettings, Count, KindRule, Number, Strict, Switch, matches_file
 from flatcal.errors import ConfigError
 from flatcal.frame import Kind
 
@@ -164,15 +164,35 @@ class OutputSettings(Strict):
     split_flat: Switch = False
 
 
+class ExcludeRule(Strict):
+    """Frames that are left out, as if they had not been taken.
+
+    Attributes
+    ----------
+    file : str
+        Glob over the path below the raw folder, or over the bare file name.
+    reason : str
+        Why, for the plan and the report.
+    """
+
+    file: str
+    reason: str = ""
+
+
 class Config(Strict):
     """The whole configuration; every setting has a default."""
 
     camera: CameraSettings = CameraSettings()
     kinds: tuple[KindRule, ...] = ()
+    exclude: tuple[ExcludeRule, ...] = ()
     dark: DarkSettings = DarkSettings()
     combine: CombineSettings = CombineSettings()
     science: ScienceSettings = ScienceSettings()
     output: OutputSettings = OutputSettings()
+
+    def exclusion(self, file: str) -> ExcludeRule | None:
+        """The rule by which a frame is left out, if there is one."""
+        return next((rule for rule in self.exclude if matches_file(rule.file, file)), None)
 
     def with_kinds(self, rules: Iterable[str]) -> Config:
         """The configuration with rules of the form ``kind=glob`` tried first.
@@ -282,9 +302,13 @@ def _describe(detail: Any) -> str:
         return f"{key} = {detail['input']!r}: it is a table, [{key}]"
     if detail["type"] == "value_error":
         return f"{key}: {detail['ctx']['error']}"
-    if location == ("kinds",):
-        return f"kinds = {detail['input']!r}: it is a list of tables, [[kinds]]"
+    if key in _RULES:
+        return f"{key} = {detail['input']!r}: it is a list of tables, [[{key}]]"
     return f"{key} = {detail['input']!r}: {detail['msg'].lower()}"
+
+
+# Settings that are lists of tables.
+_RULES: dict[str, Any] = {"kinds": KindRule, "exclude": ExcludeRule}
 
 
 def _suggestion(location: tuple[str | int, ...]) -> str:
@@ -292,7 +316,7 @@ def _suggestion(location: tuple[str | int, ...]) -> str:
     for part in location[:-1]:
         if isinstance(part, str):
             annotation = model.model_fields[part].annotation
-            model = KindRule if part == "kinds" else annotation
+            model = _RULES.get(part, annotation)
     close = difflib.get_close_matches(str(location[-1]), model.model_fields, n=1)
     known = ", ".join(model.model_fields)
     return f"; did you mean {close[0]}?" if close else f"; known here: {known}"

@@ -15,6 +15,7 @@ class Status(StrEnum):
     CALIBRATED = "calibrated"
     USED = "used"
     FAILED = "failed"
+    LEFT_OUT = "left out"
 
 
 class Outcome(Strict):

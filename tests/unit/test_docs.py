@@ -41,6 +41,7 @@ page_of_each = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.
 TABLES: dict[str, type[Strict]] = {
     "[camera]": CameraSettings,
     "[[kinds]]": KindRule,
+    "[[exclude]]": recipe.ExcludeRule,
     "[dark]": recipe.DarkSettings,
     "[combine]": recipe.CombineSettings,
     "[science]": recipe.ScienceSettings,

@@ -98,6 +98,10 @@ def outcome_of(
     misfits : mapping
         See `find_misfits`.
     """
+    if frame.action == "leave_out":
+        return Outcome(
+            file=frame.file, kind=frame.kind, status=Status.LEFT_OUT, reason=frame.reason
+        )
     errors = frame.errors
     if frame.file in failures:
         errors += (failures[frame.file],)

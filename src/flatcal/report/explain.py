@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from flatcal.plan import FramePlan, Plan
+from flatcal.report.text import readable
 
 
 def print_explanation(plan: Plan, frame: FramePlan) -> None:
@@ -21,7 +22,7 @@ def print_explanation(plan: Plan, frame: FramePlan) -> None:
     """
     console = Console(highlight=False, soft_wrap=True)
     for line in explain_frame(plan, frame):
-        console.print(line, markup=False)
+        console.print(readable(line), markup=False)
 
 
 def explain_frame(plan: Plan, frame: FramePlan) -> Iterator[str]:
@@ -68,5 +69,7 @@ def _ends(frame: FramePlan) -> Iterator[str]:
         yield f"written as {frame.output}"
     if frame.part_of is not None:
         yield f"goes into {frame.part_of}"
+    if frame.action == "leave_out":
+        yield frame.reason
     if frame.action == "refuse":
         yield "refused; the other frames are not held up by it"

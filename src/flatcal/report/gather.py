@@ -95,7 +95,8 @@ def _summary(night: ReducedNight, checks: Sequence[Check]) -> list[str]:
     status = Counter(outcome.status for outcome in night.run.outcomes)
     told = [
         f"{len(night.run.outcomes)} frames: {status[Status.USED]} used in masters, "
-        f"{status[Status.CALIBRATED]} calibrated, {status[Status.FAILED]} failed."
+        f"{status[Status.CALIBRATED]} calibrated, {status[Status.FAILED]} failed, "
+        f"{status[Status.LEFT_OUT]} left out."
     ]
     for master in night.plan.masters:
         product = night.run.products.get(master.output)

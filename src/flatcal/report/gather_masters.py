@@ -21,7 +21,7 @@ from flatcal.report.pictures import (
     read_planes,
 )
 from flatcal.report.plots import count_values
-from flatcal.report.views import MasterView, Plot
+from flatcal.report.views import Line, MasterView, Plot
 from flatcal.verify.night import ReducedNight
 
 Array = NDArray[Any]
@@ -64,7 +64,7 @@ def _view(
         return MasterView(master.name, master.kind.value, tuple(facts), missing=(error.text,))
     values, flags = planes["PRIMARY"], planes.get("MASK")
     good = np.isfinite(values) if flags is None else (flags == 0) & np.isfinite(values)
-    plots = [_histogram(master, values, good)]
+    plots = [_histogram(master, values, good), *_rejected(product)]
     unit = "" if master.kind is Kind.FLAT else night.frames[product.inputs[0]].unit.upper()
     pictures = [make_picture(values, master.name, f"the {master.name}", unit, most_pixels)]
     if master.kind is Kind.DARK:
@@ -164,6 +164,22 @@ def _cut_outs(master: MasterPlan, values: Array, good: Array, unit: str) -> Iter
         y, x = np.unravel_index(int(np.argmax(farthest)), values.shape)
         title = f"about x {x + 1} y {y + 1}, farthest from the median"
         yield cut_out(values, int(x), int(y), title, master.name, unit)
+
+
+def _rejected(product: ProductRecord) -> Iterator[Plot]:
+    """Part of the pixels of each frame that was rejected."""
+    if not product.rejected:
+        return
+    shares = 100 * np.array(product.rejected, float)
+    yield Plot(
+        title="pixels rejected of each frame",
+        alt=f"rejected of {len(shares)} frames: {shares.min():.2g} to {shares.max():.2g} percent",
+        x_label="number of the frame",
+        y_label="percent",
+        lines=(Line("", np.arange(1, len(shares) + 1), shares),),
+        dots=True,
+        names=product.inputs,
+    )
 
 
 def _histogram(master: MasterPlan, values: Array, good: Array) -> Plot:

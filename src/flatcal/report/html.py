@@ -83,8 +83,7 @@ def render_report(view: ReportView, alerts: Sequence[Alert] = (), live: str = ""
         as pictures of themselves.
     """
     items = _Items()
-    environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=_harmless)
-    template = environment.from_string(_part("report.html"))
+    template = page_environment().from_string(page_part("report.html"))
     return template.render(
         view=view,
         alerts=alerts,
@@ -92,19 +91,25 @@ def render_report(view: ReportView, alerts: Sequence[Alert] = (), live: str = ""
         tests=list(_test_rows(view.checks)),
         embed=items.embed,
         items=items.all,
-        base64=lambda content: Markup(base64.b64encode(content).decode("ascii")),
-        css=Markup(_part("report.css")),
-        js=Markup(_part("report.js")),
+        base64=lambda content: base64.b64encode(content).decode("ascii"),
+        part=page_part,
         bokeh=Markup(bokeh_script()),
     )
 
 
+def page_environment() -> Environment:
+    """Templates whose values are escaped, control characters included."""
+    return Environment(autoescape=True, undefined=StrictUndefined, finalize=_harmless)
+
+
+def page_part(name: str) -> Markup:
+    """A file of flatcal that is a part of its pages."""
+    text = (resources.files("flatcal.report") / "web" / name).read_text(encoding="utf-8")
+    return Markup(text)
+
+
 def _harmless(value: Any) -> Any:
     return readable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _part(name: str) -> str:
-    return (resources.files("flatcal.report") / "web" / name).read_text(encoding="utf-8")
 
 
 def _test_rows(checks: Sequence[Check]) -> Iterator[_TestRow]:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from flatcal.errors import FlatcalError
-from flatcal.index import find_frames
 from flatcal.io import write_text
-from flatcal.photon_transfer.night import DetectorReport, measure_detectors
 from flatcal.report.gather import gather_report
 from flatcal.report.html import Alert, render_report
-from flatcal.verify import verify_output
-from flatcal.verify.night import open_night
+from flatcal.verify.records import Verification
 
-REPORT: str = "report.html"
+if TYPE_CHECKING:
+    from flatcal.photon_transfer.night import DetectorReport
+
+REPORT: Final = "report.html"
 
 
 def write_report(
-    out: str | Path, *, tests: bool = True, alerts: Sequence[Alert] = (), live: str = ""
+    out: str | Path,
+    *,
+    verification: Verification | None = None,
+    measured: DetectorReport | None = None,
+    alerts: Sequence[Alert] = (),
+    live: str = "",
 ) -> Path:
     """Write the report of a run as one page that opens without a network.
 
@@ -26,8 +31,10 @@ def write_report(
     ----------
     out : str or Path
         The output folder of a run.
-    tests : bool
-        Whether the outputs are tested and gain and noise measured; that reads all frames again.
+    verification : Verification, optional
+        Results of the acceptance tests, see `flatcal.verify`.
+    measured : DetectorReport, optional
+        Gain and read noise, see `flatcal.photon_transfer`.
     alerts, live
         See `render_report`.
 
@@ -44,18 +51,7 @@ def write_report(
         When the page cannot be written.
     """
     folder = Path(out)
-    verification = verify_output(folder) if tests else None
-    measured = _measure(folder) if tests else None
     view = gather_report(folder, verification, measured)
     path = folder / REPORT
     write_text(path, render_report(view, alerts, live))
     return path
-
-
-def _measure(out: Path) -> DetectorReport | None:
-    """Gain and noise of the raw frames; nothing where they are gone, which the report says."""
-    night = open_night(out)
-    try:
-        return measure_detectors(night.raw, find_frames(night.raw, night.plan.config))
-    except FlatcalError:
-        return None

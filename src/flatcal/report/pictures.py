@@ -9,9 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 from astropy.io import fits
-from matplotlib import colormaps
-from matplotlib import image as mpl_image
 from numpy.typing import NDArray
+from PIL import Image
 
 from flatcal.io import naming
 
@@ -21,7 +20,10 @@ Array = NDArray[Any]
 PICTURE_PIXELS: Final = 512 * 512
 CUT_OUT: Final = 96
 _THUMBNAIL: Final = 64
+# Few colours: noise in many would make the file three times as large.
 _COLOURS: Final = 21
+_BLUE: Final = (5, 80, 160)
+_RED: Final = (170, 20, 40)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,9 +153,12 @@ def coarse_grid(values: Array) -> Array:
 
 
 def thumbnail(grid: Array, low: float, high: float) -> bytes:
-    """A small PNG in colours from blue (low) over white to red (high)."""
+    """A small PNG in colours from blue (low) over white to red (high); row 0 at the bottom."""
+    steps = np.rint((grid - low) / (high - low) * (_COLOURS - 1)).clip(0, _COLOURS - 1)
+    image = Image.fromarray(steps[::-1].astype(np.uint8)).convert("P")
+    along = np.linspace(-1, 1, _COLOURS)[:, None]
+    end = np.where(along < 0, _BLUE, _RED)
+    image.putpalette(np.rint(255 + abs(along) * (end - 255)).astype(np.uint8).tobytes())
     buffer = io.BytesIO()
-    # Few colours: noise in many would make the file three times as large.
-    colours = colormaps["RdBu_r"].resampled(_COLOURS)
-    mpl_image.imsave(buffer, grid, vmin=low, vmax=high, cmap=colours, origin="lower", format="png")
+    image.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

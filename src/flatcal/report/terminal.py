@@ -16,6 +16,7 @@ from flatcal.frame import Caveat, Frame
 from flatcal.plan import FramePlan, MasterPlan, Plan
 from flatcal.projection import DEFAULT_MEMORY_BYTES, format_size, project_memory
 from flatcal.records import ProductRecord, Status
+from flatcal.report.text import readable
 
 if TYPE_CHECKING:
     # The engine brings the compiler of kernels, which a plan can do without.
@@ -91,10 +92,15 @@ def print_plan(plan: Plan) -> None:
         console.print(table)
     _print_overscans(console, plan)
     _print_caveats(console, "caveats", ((f.file, f.caveats) for f in plan.frames))
+    for frame in plan.frames:
+        if frame.action == "leave_out":
+            told = readable(f"{frame.file}: {frame.reason}")
+            console.print(told, markup=False, soft_wrap=True)
     used = Counter(f.action for f in plan.frames)
     console.print(
         f"{len(plan.frames)} frames: {used['combine']} into masters, "
         f"{used['calibrate']} to calibrate, {used['refuse']} refused"
+        + (f", {used['leave_out']} left out" if used["leave_out"] else "")
     )
     if plan.masters:
         least = project_memory(plan).least_bytes
@@ -193,6 +199,7 @@ def print_result(result: RunResult) -> None:
     console.print(
         f"{len(outcomes)} frames: {status[Status.USED]} used in masters, "
         f"{status[Status.CALIBRATED]} calibrated, {status[Status.FAILED]} failed"
+        + (f", {status[Status.LEFT_OUT]} left out" if status[Status.LEFT_OUT] else "")
     )
     if result.n_made:
         word = "output" if result.n_made == 1 else "outputs"
@@ -239,7 +246,7 @@ def _range(values: Sequence[float], style: str) -> str:
 
 def add_row(table: Table, *cells: str) -> None:
     """A row of plain text: header text may hold what looks like markup."""
-    table.add_row(*map(escape, cells))
+    table.add_row(*(escape(readable(cell)) for cell in cells))
 
 
 def make_table(title: str | None, *columns: str) -> Table:
@@ -268,7 +275,7 @@ def _print_caveats(
     console.print(f"{title}:", style="bold")
     for caveat, names in files.items():
         # One line each, however narrow the terminal: so they can be searched and copied.
-        line = "  " + printable(f"{_some(names)}: {caveat.text} [{caveat.slug}]")
+        line = readable("  " + printable(f"{_some(names)}: {caveat.text} [{caveat.slug}]"))
         console.print(line, markup=False, soft_wrap=True)
 
 

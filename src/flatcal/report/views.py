@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from flatcal.photon_transfer.night import MeasuredDetector
 from flatcal.report.pictures import Picture
 from flatcal.verify.records import Check
+
+if TYPE_CHECKING:
+    from flatcal.photon_transfer.night import MeasuredDetector
 
 Array = NDArray[Any]
 
