@@ -5,8 +5,6 @@ Imports that cost time stand inside the commands that need them, so that ``--hel
 
 from __future__ import annotations
 
-import logging
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,10 +13,24 @@ import typer
 
 from flatcal._version import __version__
 from flatcal.cli_library import library_app
+from flatcal.cli_look import report, view, watch
+from flatcal.cli_options import (
+    ConfigFile,
+    Jobs,
+    KindRules,
+    LogFile,
+    Memory,
+    OutFolder,
+    Quiet,
+    RawFolder,
+    Verbose,
+    parse_size,
+    read_config,
+)
 
 if TYPE_CHECKING:
+    from flatcal.engine.result import RunResult
     from flatcal.plan import Plan
-    from flatcal.recipe import Config
 
 EXIT_FRAME_FAILED = 1
 EXIT_TEST_FAILED = 1
@@ -36,33 +48,6 @@ config_app = typer.Typer(help="Configuration files.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 app.add_typer(library_app, name="library")
 
-RawFolder = Annotated[Path, typer.Argument(metavar="RAW", help="Folder of raw frames.")]
-OutFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Output folder.")]
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", "-c", metavar="FILE", help="Configuration in TOML.")
-]
-KindRules = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--kind",
-        metavar="KIND=PATTERN",
-        help="Say what frames are, for example 'flat=flat-*'. May be repeated.",
-    ),
-]
-
-
-def _start_logging(verbose: int) -> int:
-    level = (logging.ERROR, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
-    return verbose
-
-
-Verbose = Annotated[
-    int,
-    typer.Option(
-        "--verbose", "-v", count=True, callback=_start_logging, help="Say more; -vv says all."
-    ),
-]
 LibraryOption = Annotated[
     str | None,
     typer.Option(
@@ -109,7 +94,7 @@ def _common(
     """Options of the program itself."""
 
 
-@app.command()
+@app.command(epilog="Example: flatcal inspect RAW")
 def inspect(
     raw: RawFolder, config: ConfigFile = None, kind: KindRules = None, _verbose: Verbose = 0
 ) -> None:
@@ -117,10 +102,10 @@ def inspect(
     from flatcal.index import find_frames  # noqa: PLC0415
     from flatcal.report.terminal import print_frames  # noqa: PLC0415
 
-    print_frames(find_frames(raw, _config(config, kind)))
+    print_frames(find_frames(raw, read_config(config, kind)))
 
 
-@app.command()
+@app.command(epilog="Example: flatcal measure RAW")
 def measure(
     raw: RawFolder,
     config: ConfigFile = None,
@@ -133,14 +118,14 @@ def measure(
     from flatcal.photon_transfer.night import measure_detectors  # noqa: PLC0415
     from flatcal.report.measured import print_detectors  # noqa: PLC0415
 
-    report = measure_detectors(raw, find_frames(raw, _config(config, kind)))
+    report = measure_detectors(raw, find_frames(raw, read_config(config, kind)))
     if as_json:
         typer.echo(report.model_dump_json(indent=1))
     else:
         print_detectors(report)
 
 
-@app.command()
+@app.command(epilog="Example: flatcal plan RAW -c night.toml --explain flat-003.fits")
 def plan(
     raw: RawFolder,
     config: ConfigFile = None,
@@ -167,18 +152,14 @@ def plan(
         raise typer.Exit(EXIT_PLAN_REFUSES)
 
 
-@app.command()
+@app.command(epilog="Example: flatcal run RAW OUT -c night.toml")
 def run(
     raw: RawFolder,
     out: OutFolder,
     config: ConfigFile = None,
     kind: KindRules = None,
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, help="Threads; all cores by default.")
-    ] = None,
-    memory: Annotated[
-        str, typer.Option("--memory", metavar="SIZE", help="Limit of all arrays, as 512MiB.")
-    ] = "2GiB",
+    jobs: Jobs = None,
+    memory: Memory = "2GiB",
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="float32 (the default) or float64.")
     ] = None,
@@ -197,11 +178,13 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that flatcal did not write.")
     ] = False,
+    quiet: Quiet = False,
+    _log: LogFile = None,
     _verbose: Verbose = 0,
 ) -> None:
     """Calibrate a night: masters, flats, master flats, science; exit 1 when a frame failed."""
     from flatcal.engine.run import run_plan  # noqa: PLC0415
-    from flatcal.report.terminal import print_result, progress_bar  # noqa: PLC0415
+    from flatcal.report.terminal import print_failures, print_result, progress_bar  # noqa: PLC0415
 
     memory_bytes = parse_size(memory)
     if keep_masters and library is None:
@@ -215,7 +198,7 @@ def run(
         made = _saved_plan(plan_file, raw, (config, kind, dtype, no_write_flats or None))
     reached = "nothing"
     try:
-        with progress_bar() as progress:
+        with progress_bar(hidden=quiet) as progress:
 
             def tell(what: str, done: int, total: int) -> None:
                 nonlocal reached
@@ -234,14 +217,18 @@ def run(
         text = f"flatcal: interrupted; {reached} done and kept in {out}, run again to go on"
         typer.echo(text, err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    print_result(result)
+    if quiet:
+        print_failures(result)
+    else:
+        print_result(result)
+    _report(result)
     if keep_masters and library is not None:
         _keep_masters(library, [result.out / made for made in result.made])
     if result.failed:
         raise typer.Exit(EXIT_FRAME_FAILED)
 
 
-@app.command()
+@app.command(epilog="Example: flatcal verify OUT")
 def verify(
     out: OutFolder,
     as_json: Annotated[bool, typer.Option("--json", help="Every test as JSON.")] = False,
@@ -260,7 +247,7 @@ def verify(
         raise typer.Exit(EXIT_TEST_FAILED)
 
 
-@app.command()
+@app.command(epilog="Example: flatcal show OUT/masters/master_flat_V.fits -o flat.png")
 def show(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="FITS image.")],
     output: Annotated[
@@ -274,7 +261,15 @@ def show(
         typer.echo(picture)
 
 
-@app.command()
+for command, example in (
+    (report, "flatcal report OUT"),
+    (watch, "flatcal watch /data/tonight OUT -c night.toml"),
+    (view, "flatcal view OUT -c night.toml"),
+):
+    app.command(epilog=f"Example: {example}")(command)
+
+
+@app.command(epilog="Example: flatcal simulate demo --camera lfc")
 def simulate(out: OutFolder, camera: CameraName = "both", full_size: FullSize = False) -> None:
     """Write simulated raw nights of two cameras, with the truth beside them."""
     from flatcal.demo import simulate_nights  # noqa: PLC0415
@@ -283,7 +278,7 @@ def simulate(out: OutFolder, camera: CameraName = "both", full_size: FullSize = 
         typer.echo(f"{night.raw}  (settings {night.config}, truth {night.truth_file})")
 
 
-@app.command()
+@app.command(epilog="Example: flatcal demo")
 def demo(
     out: Annotated[Path, typer.Argument(metavar="[OUT]", help="Output folder.")] = Path("demo"),
     camera: CameraName = "both",
@@ -296,7 +291,7 @@ def demo(
         raise typer.Exit(EXIT_FRAME_FAILED)
 
 
-@config_app.command("init")
+@config_app.command("init", epilog="Example: flatcal config init RAW -o night.toml")
 def config_init(
     raw: RawFolder,
     output: Annotated[
@@ -318,12 +313,19 @@ def config_init(
     typer.echo(f"wrote {output}")
 
 
-def _config(path: Path | None, kinds: list[str] | None, **output: object) -> Config:
-    """The configuration, with what the command line says over it."""
-    from flatcal.recipe import Config, load_config  # noqa: PLC0415
+def _report(result: RunResult) -> None:
+    """Write the report where somebody looks, and where one would be out of date without.
 
-    config = Config() if path is None else load_config(path)
-    return config.with_kinds(kinds or ()).with_output(**output)
+    A report takes a second or two, as long as the run of a small night; programs that run flatcal
+    by the hundred have no use for it.
+    """
+    from flatcal.report.page import REPORT, write_report  # noqa: PLC0415
+
+    is_there = (result.out / REPORT).exists()
+    if (result.n_made and is_there) or (not is_there and sys.stdout.isatty()):
+        path = write_report(result.out)
+        if sys.stdout.isatty():
+            typer.echo(f"report: {path}")
 
 
 def _keep_masters(library: str, files: list[Path]) -> None:
@@ -354,7 +356,7 @@ def _plan(
     from flatcal.errors import ConfigError  # noqa: PLC0415
     from flatcal.planning import build_plan  # noqa: PLC0415
 
-    settings = _config(config, kinds, **output)
+    settings = read_config(config, kinds, **output)
     if library is None:
         made = build_plan(raw, settings, jobs=jobs)
     else:
@@ -383,18 +385,3 @@ def _saved_plan(path: Path, raw: Path, settings: tuple[object, ...]) -> Plan:
     if Path(plan.raw) != raw.resolve():
         raise ConfigError("plan-file", f"{path} is the plan of {plan.raw}, not of {raw.resolve()}")
     return plan
-
-
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?))?B?\s*", re.IGNORECASE)
-
-
-def parse_size(text: str) -> int:
-    """Bytes of a size such as 512MiB, 2GiB, 1.5GB or 1000000."""
-    from flatcal.errors import ConfigError  # noqa: PLC0415
-
-    match = _SIZE.fullmatch(text)
-    if match is None or float(match[1]) <= 0:
-        raise ConfigError("bad-config", f"--memory {text!r} is not a size such as 512MiB or 2GiB")
-    base = 1024 if match[3] else 1000
-    power = " KMGT".index((match[2] or " ").upper())
-    return int(float(match[1]) * base**power)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from test_engine import SETTINGS, poke
 
 import flatcal.engine.store
-from flatcal.cli import parse_size
+from flatcal.cli_options import parse_size
 from flatcal.engine.run import run_plan
 from flatcal.errors import ConfigError
 from flatcal.frame import Kind, Setup, Storage

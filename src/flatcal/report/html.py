@@ -91,7 +91,7 @@ def render_report(view: ReportView, alerts: Sequence[Alert] = (), live: str = ""
         tests=list(_test_rows(view.checks)),
         embed=items.embed,
         items=items.all,
-        base64=lambda content: base64.b64encode(content).decode("ascii"),
+        base64=lambda content: Markup(base64.b64encode(content).decode("ascii")),
         part=page_part,
         bokeh=Markup(bokeh_script()),
     )

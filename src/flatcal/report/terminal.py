@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
+from rich.text import Text
 
 from flatcal.frame import Caveat, Frame
 from flatcal.plan import FramePlan, MasterPlan, Plan
@@ -214,6 +223,12 @@ def print_result(result: RunResult) -> None:
         console.print(f"everything is up to date: {result.out}", markup=False)
 
 
+def print_failures(result: RunResult) -> None:
+    """The frames that failed, on standard error, and nothing else."""
+    console = Console(stderr=True, highlight=False)
+    _print_caveats(console, "failed", ((o.file, o.errors) for o in result.record.outcomes))
+
+
 def _products_table(products: Sequence[ProductRecord]) -> Table:
     """Each master; calibrated frames folder by folder when there are many."""
     table = make_table("outputs", "file", "inputs", "median", "pixels flagged")
@@ -279,18 +294,29 @@ def _print_caveats(
         console.print(line, markup=False, soft_wrap=True)
 
 
+class _RateColumn(ProgressColumn):
+    """Outputs in a second, or seconds for an output where that is more."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        if not speed:
+            return Text("")
+        return Text(f"{speed:.3g}/s" if speed >= 1 else f"{1 / speed:.3g} s each")
+
+
 @contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on a terminal, nothing elsewhere."""
+def progress_bar(*, hidden: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar with rate and remaining time on a terminal, nothing elsewhere or if it is hidden."""
     console = Console(stderr=True)
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        _RateColumn(),
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=hidden or not console.is_terminal,
     )
     with bar:
         task = bar.add_task("starting", total=None)

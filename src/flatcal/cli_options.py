@@ -1,0 +1,121 @@
+"""Arguments and options that several commands share, and how a program says what it does."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from flatcal.recipe import Config
+
+RawFolder = Annotated[Path, typer.Argument(metavar="RAW", help="Folder of raw frames.")]
+OutFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Output folder.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", metavar="FILE", help="Configuration in TOML.")
+]
+KindRules = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kind",
+        metavar="KIND=PATTERN",
+        help="Say what frames are, for example 'flat=flat-*'. May be repeated.",
+    ),
+]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", "-j", min=1, help="Threads; all cores by default.")
+]
+Memory = Annotated[
+    str, typer.Option("--memory", metavar="SIZE", help="Limit of all arrays, as 512MiB.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what went wrong.")]
+
+
+def start_logging(verbose: int) -> int:
+    """Say more on the terminal."""
+    level = (logging.ERROR, logging.INFO, logging.DEBUG)[min(verbose, 2)]
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
+    # What stood here before may want more: see `log_to`.
+    for handler in logging.getLogger().handlers:
+        handler.setLevel(level)
+    return verbose
+
+
+Verbose = Annotated[
+    int,
+    typer.Option(
+        "--verbose", "-v", count=True, callback=start_logging, help="Say more; -vv says all."
+    ),
+]
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object on a line for each message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC)
+        content = {
+            "time": moment.isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            content["exception"] = self.formatException(record.exc_info)
+        return json.dumps(content)
+
+
+def log_to(path: Path | None) -> Path | None:
+    """Add what is logged to a file, one JSON object on a line."""
+    if path is None:
+        return None
+    from flatcal.errors import OutputError  # noqa: PLC0415
+
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        text = f"{path} cannot be written: {error.strerror or error}"
+        raise OutputError("output-not-writable", text) from error
+    handler.setFormatter(_JsonLines())
+    handler.setLevel(logging.INFO)
+    logger = logging.getLogger("flatcal")
+    logger.addHandler(handler)
+    if logger.getEffectiveLevel() > logging.INFO:
+        logger.setLevel(logging.INFO)
+    return path
+
+
+LogFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--log", metavar="FILE", callback=log_to, help="Add what is done to a file of JSON lines."
+    ),
+]
+
+
+def read_config(path: Path | None, kinds: list[str] | None, **output: object) -> Config:
+    """The configuration, with what the command line says over it."""
+    from flatcal.recipe import Config, load_config  # noqa: PLC0415
+
+    config = Config() if path is None else load_config(path)
+    return config.with_kinds(kinds or ()).with_output(**output)
+
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?))?B?\s*", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as 512MiB, 2GiB, 1.5GB or 1000000."""
+    from flatcal.errors import ConfigError  # noqa: PLC0415
+
+    match = _SIZE.fullmatch(text)
+    if match is None or float(match[1]) <= 0:
+        raise ConfigError("bad-config", f"--memory {text!r} is not a size such as 512MiB or 2GiB")
+    base = 1024 if match[3] else 1000
+    power = " KMGT".index((match[2] or " ").upper())
+    return int(float(match[1]) * base**power)
