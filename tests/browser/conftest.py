@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -32,13 +30,6 @@ read_noise_electron = 8.0
 """
 HOT = (10, 20)  # row and column, from 0
 FLAT_LEVELS = (20_000, 21_000, 22_000, 30_000)
-
-
-class Page(NamedTuple):
-    """A page of a browser, and what went wrong in it."""
-
-    page: object
-    errors: list[str]
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +114,3 @@ def night(tmp_path, put_frame):
 def write():
     """What writes frames of the night."""
     return write_bias, write_dark, write_flat
-
-
-def file_address(path: Path) -> str:
-    return path.resolve().as_uri()

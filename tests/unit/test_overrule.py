@@ -41,7 +41,7 @@ def test_a_frame_that_is_left_out_is_named_and_used_nowhere(raw, tmp_path):
     assert result.failed == ()
     (outcome,) = (o for o in result.record.outcomes if o.file == "f1.fits")
     assert (outcome.status, outcome.output, outcome.part_of) == (Status.LEFT_OUT, None, None)
-    assert not (tmp_path / "out/flats/f1.fits").exists()
+    assert not (tmp_path / "out/flats/flat-f1.fits").exists()
 
 
 @pytest.mark.parametrize("name", ["f.fits", "a [x]*?.fits", 'q"\\.fits', "\x7fé.fits"])

@@ -10,7 +10,7 @@ from flatcal.recipe import Config
 from flatcal.watching import watch
 
 
-class Ended(Exception):
+class EndedError(Exception):
     """Ends a watch that would go on."""
 
 
@@ -26,12 +26,16 @@ def states_of(raw, out, *at_sleep):
         try:
             next(waiting)()
         except StopIteration:
-            raise Ended from None
+            raise EndedError from None
 
     found = []
-    with pytest.raises(Ended):
+
+    def keep():
         for state in watch(raw, out, Config(), sleep=sleep):
             found.append(state)
+
+    with pytest.raises(EndedError):
+        keep()
     return found
 
 
@@ -69,7 +73,7 @@ def test_a_file_counts_when_it_has_not_changed_between_two_looks(raw, tmp_path, 
     assert len(states[0].result.record.outcomes) == 4
     assert len(states) == 2
     assert states[1].growing == ()
-    assert "flats/f.fits" in states[1].result.made
+    assert "flats/flat-f.fits" in states[1].result.made
     assert "masters/master_bias.fits" not in states[1].result.made
 
 
@@ -88,7 +92,7 @@ def test_a_flat_waits_for_its_dark_and_a_master_is_made_again(raw, tmp_path, put
     assert states[0].waiting == ("f.fits",)
     assert states[0].alerts == ()
     assert states[1].waiting == ()
-    assert "flats/f.fits" in states[1].result.made
+    assert "flats/flat-f.fits" in states[1].result.made
     assert "masters/master_bias.fits" in states[2].result.made
 
 
@@ -97,7 +101,7 @@ def test_a_watch_that_was_ended_goes_on(raw, tmp_path, put_frame):
     assert len(states_of(raw, out, nothing, nothing)[0].result.made) == 2
     put_frame(raw / "f.fits", "FLAT", 10.0, data(20_000), FILTER="V")
     (again,) = states_of(raw, out, nothing, nothing)
-    assert again.result.made == ("flats/f.fits", "masters/master_flat_V.fits")
+    assert again.result.made == ("flats/flat-f.fits", "masters/master_flat_V.fits")
 
 
 def test_an_empty_folder_is_waited_for_and_a_missing_one_is_an_error(tmp_path):
