@@ -102,12 +102,22 @@ def write_night(folder, put_frame):
     return folder
 
 
+@pytest.fixture(scope="session")
+def make_night(put_frame):
+    """Make the raw folder of the night, and its settings, in a folder."""
+
+    def make(folder):
+        settings = folder / "night.toml"
+        settings.write_text(SETTINGS)
+        return write_night(folder / "raw", put_frame), settings
+
+    return make
+
+
 @pytest.fixture
-def night(tmp_path, put_frame):
-    """The raw folder of the night, and its settings."""
-    settings = tmp_path / "night.toml"
-    settings.write_text(SETTINGS)
-    return write_night(tmp_path / "raw", put_frame), settings
+def night(tmp_path, make_night):
+    """The raw folder of a night that may be changed, and its settings."""
+    return make_night(tmp_path)
 
 
 @pytest.fixture

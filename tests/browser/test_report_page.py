@@ -14,12 +14,12 @@ from flatcal.report.tested import write_tested_report
 pytestmark = pytest.mark.usefixtures("browser")
 
 
-@pytest.fixture
-def report(night, tmp_path):
-    raw, settings = night
-    out = tmp_path / "out"
-    run_plan(build_plan(raw, load_config(settings)), out)
-    return write_tested_report(out)
+@pytest.fixture(scope="module")
+def report(tmp_path_factory, make_night):
+    folder = tmp_path_factory.mktemp("report")
+    raw, settings = make_night(folder)
+    run_plan(build_plan(raw, load_config(settings)), folder / "out")
+    return write_tested_report(folder / "out")
 
 
 def panel_of(page, title):
@@ -69,8 +69,9 @@ def test_the_stretch_moves(report, open_page):
 def test_keys_zoom_and_show_all_again(report, open_page):
     page = open_page(report.as_uri())
     room = panel_of(page, re.compile("^master_bias")).locator(".bokeh")
-    whole = room.screenshot()
     room.focus()
+    page.keyboard.press("Shift")  # the ring about what has the focus shows when keys are used
+    whole = room.screenshot()
     page.keyboard.press("+")
     page.keyboard.press("ArrowRight")
     page.wait_for_timeout(300)

@@ -114,7 +114,7 @@ const read = (panel, item, x, y) => {
 // Square pixels: the height that the width asks for, axes and tool bar included.
 const fit = (room, plot, shape) => {
   const width = room.parentElement.clientWidth - 2 * parseFloat(getComputedStyle(room.parentElement).paddingLeft) - 50;
-  const height = Math.min(width * shape[0] / shape[1], 560);
+  const height = Math.min(width * shape[0] / shape[1], Math.max(400, 0.72 * innerHeight));
   room.style.maxWidth = `${Math.round(height * shape[1] / shape[0]) + 50}px`;
   plot.setv({ height: Math.round(height) + 60 });
 };
