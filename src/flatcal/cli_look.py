@@ -73,7 +73,7 @@ def watch(
 
 def _say(state: State, said: set[Alert], *, quiet: bool) -> None:
     """Alerts once each, with the bell of the terminal, and a line of what was done."""
-    from flatcal.report.text import readable  # noqa: PLC0415
+    from flatcal.text import readable  # noqa: PLC0415
 
     for alert in state.alerts:
         if alert not in said:

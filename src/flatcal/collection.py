@@ -147,6 +147,10 @@ class ImageFileCollection:
         """
         return self._summary
 
+    def _repr_html_(self) -> str:
+        """The summary as a notebook shows it."""
+        return "no FITS files" if self._summary is None else str(self._summary._repr_html_())
+
     @property
     def glob_include(self) -> str | None:
         """Pattern that file names must match."""

@@ -17,6 +17,7 @@ from flatcal.frame import Caveat, Detector, Kind, Setup, Storage
 from flatcal.recipe import Config
 from flatcal.section import parse_section
 from flatcal.stored import StoredMaster
+from flatcal.text import html_table
 
 StepName = Literal[
     "subtract_overscan", "trim_image", "subtract_bias", "subtract_dark", "flat_correct"
@@ -218,6 +219,25 @@ class Plan(Strict):
     config: Config
     masters: tuple[MasterPlan, ...] = ()
     frames: tuple[FramePlan, ...] = Field(default=())
+
+    def _repr_html_(self) -> str:
+        """Masters and frames as a notebook shows them."""
+        masters = [
+            (m.name, str(len(m.inputs)), m.reason, "; ".join(map(str, m.steps)))
+            for m in self.masters
+        ]
+        frames = [
+            (
+                frame.file,
+                frame.kind.value if frame.kind else "?",
+                "; ".join(map(str, frame.steps)) or frame.action,
+                "; ".join(error.text for error in frame.errors) or frame.reason,
+            )
+            for frame in self.frames
+        ]
+        return html_table(
+            f"masters of {self.raw}", ("master", "frames", "made of", "each frame first"), masters
+        ) + html_table("frames", ("file", "kind", "what is done", "why"), frames)
 
     @property
     def refused(self) -> tuple[FramePlan, ...]:

@@ -9,10 +9,13 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib import pyplot as plt
 from typer.testing import CliRunner
 
+import flatcal
 from flatcal import build_plan, run_plan
 from flatcal.cli import app
+from flatcal.errors import ConfigError
 from flatcal.recipe import parse_config
 from flatcal.report.gather import gather_report
 from flatcal.report.html import render_report
@@ -20,7 +23,7 @@ from flatcal.report.page import write_report
 from flatcal.report.pictures import block_for, coarse_grid, cut_out, shrink, thumbnail
 from flatcal.report.plots import count_values, times_of
 from flatcal.report.samples import rows_after_each_step, spread_bands
-from flatcal.report.text import readable
+from flatcal.text import readable
 from flatcal.verify.night import open_night
 
 SETTINGS = """\
@@ -177,6 +180,43 @@ def test_a_report_says_what_is_gone(lfc, tmp_path):
     assert any("master_bias.fits" in text for text in view.masters[0].missing)
     assert view.masters[0].pictures == ()
     assert "Not shown" in render_report(view)
+
+
+# -- notebooks ---------------------------------------------------------------------------
+
+
+def test_plots_are_axes_with_the_figures_of_the_run(lfc):
+    fits = pytest.importorskip("astropy.io.fits")
+    ax = flatcal.plot_flats(lfc, "master_flat_gp")
+    levels = ax.lines[0].get_ydata()
+    goodmed = [fits.getval(path, "GOODMED") for path in sorted((lfc / "flats").glob("*.fits"))[:3]]
+    assert levels == pytest.approx(goodmed)
+    own = plt.figure().gca()
+    assert flatcal.plot_histograms(lfc, "ccd.022.0.fits", own) is own
+    assert [text.get_text() for text in own.get_legend().get_texts()] == [
+        "raw", "less overscan", "less dark", "over flat",
+    ]  # fmt: skip
+    assert flatcal.plot_overscan(lfc).get_xlabel() == "column"
+    assert len(flatcal.plot_photon_transfer(lfc).lines) == 3
+    with pytest.raises(ConfigError, match="holds no master_flat_X"):
+        flatcal.plot_flats(lfc, "master_flat_X")
+    plt.close("all")
+
+
+def test_notebooks_show_plan_result_and_collection_as_tables(tmp_path, put_frame):
+    raw = tmp_path / "raw"
+    put_frame(raw / "<b>1.fits", "BIAS", 0.0, OBJECT="<i>x</i>")
+    put_frame(raw / "x.fits", "COMPARISON", 1.0)
+    plan = build_plan(raw)
+    result = run_plan(plan, tmp_path / "out")
+    for shown in (plan, result, flatcal.ImageFileCollection(raw, keywords=["object"])):
+        text = shown._repr_html_()
+        assert "<table" in text
+        assert "<b>1" not in text
+        assert "<i>x" not in text
+    assert "master_bias" in plan._repr_html_()
+    assert "masters/master_bias.fits" in result._repr_html_()
+    assert "x.fits</td><td>failed" in result._repr_html_()
 
 
 # -- the commands ------------------------------------------------------------------------

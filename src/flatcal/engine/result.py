@@ -10,6 +10,7 @@ from flatcal.frame import Caveat
 from flatcal.plan import FramePlan, Plan
 from flatcal.records import Outcome, ProductRecord, RunRecord, Status
 from flatcal.rejection import describe_losses, describe_unlike
+from flatcal.text import html_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,32 @@ class RunResult:
     record: RunRecord
     made: tuple[str, ...]
     left_over: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        """Outputs, and frames that failed or were left out, as a notebook shows them."""
+        products = [
+            (
+                product.output,
+                str(len(product.inputs)),
+                "" if product.median_adu is None else f"{product.median_adu:.6g}",
+                str(product.n_flagged),
+                "made" if product.output in self.made else "up to date",
+            )
+            for product in self.record.products.values()
+        ]
+        others = [
+            (outcome.file, outcome.status.value, outcome.reason)
+            for outcome in self.record.outcomes
+            if outcome.status in (Status.FAILED, Status.LEFT_OUT)
+        ]
+        shown = html_table(
+            f"outputs in {self.out}",
+            ("file", "inputs", "median", "pixels flagged", ""),
+            products,
+        )
+        if others:
+            shown += html_table("not used", ("file", "", "why"), others)
+        return shown
 
     @property
     def n_made(self) -> int:

@@ -14,8 +14,8 @@ from bokeh.settings import settings
 from markupsafe import Markup
 
 from flatcal.report.pictures import Picture
-from flatcal.report.text import readable
 from flatcal.report.views import Plot
+from flatcal.text import readable
 
 Array = Any
 

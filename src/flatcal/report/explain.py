@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from flatcal.plan import FramePlan, Plan
-from flatcal.report.text import readable
+from flatcal.text import readable
 
 
 def print_explanation(plan: Plan, frame: FramePlan) -> None:

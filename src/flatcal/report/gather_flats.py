@@ -29,10 +29,11 @@ Array = NDArray[Any]
 _LEAST_RANGE: Final = 0.002
 
 
-def gather_filters(night: ReducedNight) -> Iterator[FilterView]:
-    """Each master flat with its flats, and a science frame that it divides."""
+def gather_filters(night: ReducedNight, only: str = "") -> Iterator[FilterView]:
+    """Each master flat, or only that of a name, with its flats and a science frame it divides."""
     for master, product in night.masters(Kind.FLAT):
-        yield _view(night, master, product)
+        if only in ("", master.name):
+            yield _view(night, master, product)
 
 
 def _view(night: ReducedNight, master: MasterPlan, product: ProductRecord) -> FilterView:

@@ -14,8 +14,8 @@ from markupsafe import Markup
 
 from flatcal.report.drawing import bokeh_script, describe_view, script_json
 from flatcal.report.pictures import Picture
-from flatcal.report.text import readable
 from flatcal.report.views import Plot, ReportView
+from flatcal.text import readable
 from flatcal.verify.records import TESTS, Check, Verdict
 
 

@@ -25,7 +25,7 @@ from flatcal.frame import Caveat, Frame
 from flatcal.plan import FramePlan, MasterPlan, Plan
 from flatcal.projection import DEFAULT_MEMORY_BYTES, format_size, project_memory
 from flatcal.records import ProductRecord, Status
-from flatcal.report.text import readable
+from flatcal.text import readable
 
 if TYPE_CHECKING:
     # The engine brings the compiler of kernels, which a plan can do without.

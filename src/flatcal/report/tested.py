@@ -24,10 +24,10 @@ def write_tested_report(out: str | Path) -> Path:
     OutputError
         When the page cannot be written.
     """
-    return write_report(out, verification=verify_output(out), measured=_measure(Path(out)))
+    return write_report(out, verification=verify_output(out), measured=measure_run(Path(out)))
 
 
-def _measure(out: Path) -> DetectorReport | None:
+def measure_run(out: Path) -> DetectorReport | None:
     """Gain and noise by the raw frames; nothing where they are gone, which the report says."""
     night = open_night(out)
     config = night.plan.config

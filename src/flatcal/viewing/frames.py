@@ -183,7 +183,7 @@ def _at_stage(night: ReducedNight, frame: FramePlan, stage: str, rows: slice) ->
         assert flat is not None
         assert master is not None
         return np.asarray(flat / np.where(master > 0, master, 1) / median, np.float32)
-    changing = [step.name for step in frame.steps if step.name != "trim_image"]
+    changing: list[str] = [step.name for step in frame.steps if step.name != "trim_image"]
     after = list(rows_after_each_step(night, frame, [rows]))
     return after[1 + changing.index(stage)][1]
 

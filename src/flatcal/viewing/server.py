@@ -14,7 +14,7 @@ from markupsafe import Markup
 from flatcal.errors import FlatcalError
 from flatcal.report.drawing import bokeh_script
 from flatcal.report.html import page_environment, page_part
-from flatcal.report.text import readable
+from flatcal.text import readable
 from flatcal.viewing.frames import Viewer
 
 _HOST: Final = "127.0.0.1"

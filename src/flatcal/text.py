@@ -1,8 +1,10 @@
-"""Text of headers and files, made harmless for a page and for a terminal."""
+"""Text of headers and files, made harmless for a page, a notebook and a terminal."""
 
 from __future__ import annotations
 
+import html
 import unicodedata
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 # Longer than any message of flatcal; a header that holds more is cut.
@@ -30,6 +32,21 @@ def readable(text: str, longest: int = LONGEST) -> str:
     if not shown.isprintable():
         shown = "".join(map(_picture, shown))
     return shown if len(text) <= longest else f"{shown}... ({len(text)} characters)"
+
+
+def html_table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in HTML, as notebooks show it; whatever the cells hold is shown as text."""
+
+    def row(cells: Sequence[str], tag: str) -> str:
+        shown = (f"<{tag}>{html.escape(readable(cell))}</{tag}>" for cell in cells)
+        return f"<tr>{''.join(shown)}</tr>"
+
+    body = "".join(row(cells, "td") for cells in rows)
+    head = row(headings, "th")
+    return (
+        f'<table style="text-align:left"><caption>{html.escape(readable(caption))}</caption>'
+        f"<thead>{head}</thead><tbody>{body}</tbody></table>"
+    )
 
 
 def _picture(character: str) -> str:
