@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from flatcal.engine.result import RunResult
-from flatcal.engine.run import Progress, run_plan
+from flatcal.engine.run import run_plan
 from flatcal.errors import FrameError
 from flatcal.frame import Frame, Kind
 from flatcal.index import find_frames
@@ -67,7 +67,6 @@ def watch(
     interval_s: float = 2.0,
     jobs: int | None = None,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
-    progress: Progress | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[State]:
     """Calibrate the frames of a folder as they arrive.
@@ -80,7 +79,7 @@ def watch(
         Settings.
     interval_s : float
         Seconds between two looks at the raw folder.
-    jobs, memory_bytes, progress
+    jobs, memory_bytes
         See `run_plan`.
     sleep : callable
         Waits for so many seconds; whatever it raises ends the watch.
@@ -106,7 +105,7 @@ def watch(
         if complete and now != done:
             growing = tuple(frame.file for frame in frames if frame.file not in now)
             plan = plan_found(raw, complete, config, jobs=jobs)
-            result = run_plan(plan, out, jobs=jobs, memory_bytes=memory_bytes, progress=progress)
+            result = run_plan(plan, out, jobs=jobs, memory_bytes=memory_bytes)
             looks = remembered_looks(raw, complete, jobs or 1)
             alerts = tuple(find_alerts(plan, looks))
             _write_page(out, alerts)

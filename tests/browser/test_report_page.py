@@ -96,6 +96,7 @@ def test_every_figure_is_drawn_and_has_words_for_those_who_do_not_see(report, op
     page.wait_for_selector("body[data-drawn=all]", timeout=60_000)
     rooms = page.locator(".bokeh")
     assert rooms.count() > 10
+    assert page.locator('.bokeh:not([data-state="drawn"])').count() == 0
     assert all(rooms.nth(i).get_attribute("aria-label") for i in range(rooms.count()))
     images = page.locator("img")
     assert images.count() == 4

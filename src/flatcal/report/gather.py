@@ -111,7 +111,9 @@ def _summary(night: ReducedNight, checks: Sequence[Check]) -> list[str]:
     calibrated = [frame for frame in night.plan.frames if frame.action == "calibrate"]
     for members in equal_decisions(calibrated):
         kind, filter_name = members[0].kind, members[0].filter
-        what = f"{len(members)} {kind.value if kind else '?'} frames"
+        what = (
+            f"{len(members)} {kind.value if kind else '?'} frame{'s' if len(members) > 1 else ''}"
+        )
         what += f" in filter {filter_name}" if filter_name else ""
         told.append(f"{what}: {'; '.join(describe_steps(members))}.")
     if checks:

@@ -70,19 +70,15 @@ def _view(
     if master.kind is Kind.DARK:
         facts += _hot_pixels(master, values, good, bias, unit, pictures, most_pixels)
     pictures += _cut_outs(master, values, good, unit)
-    missing = []
-    more = [name for name in planes if name not in _KNOWN_PLANES]
-    for name in more:
-        pictures.append(make_picture(planes[name], name, f"plane {name}", "", most_pixels // 4))
-    if not more:
-        missing.append("rejection map: the file has no plane with counts")
+    for name in planes:
+        if name not in _KNOWN_PLANES:
+            pictures.append(make_picture(planes[name], name, f"plane {name}", "", most_pixels // 4))
     return MasterView(
         master.name,
         master.kind.value,
         tuple(facts),
         tuple(pictures),
         tuple(plots),
-        tuple(missing),
     )
 
 

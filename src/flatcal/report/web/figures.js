@@ -9,7 +9,7 @@ const dress = (plot) => {
     if (/Axis$/.test(model.type)) {
       model.setv({ axis_label_text_color: ink, major_label_text_color: soft, axis_line_color: rule,
         major_tick_line_color: rule, minor_tick_line_color: rule, axis_label_text_font_style: "normal", axis_label_text_font_size: "12px" });
-    } else if (model.type === "Legend") model.setv({ label_text_color: ink, background_fill_alpha: 0, border_line_color: null, click_policy: "hide", label_text_font_size: "12px" });
+    } else if (model.type === "Legend") model.setv({ label_text_color: ink, background_fill_alpha: 0, border_line_color: null, click_policy: "hide", label_text_font_size: "12px", padding: 0, margin: 2 });
     else if (model.type === "Grid") model.setv({ grid_line_color: rule });
   }
   plot.setv({ outline_line_color: rule });
@@ -59,15 +59,21 @@ const make_plot = (item) => {
   const plot = figure(options);
   if (item.span) plot.add_layout(shade({ left: item.span[0], right: item.span[1] }));
   if (item.band) plot.add_layout(shade({ bottom: item.band[0], top: item.band[1] }));
+  const entries = [];
   item.lines.forEach((line, i) => {
     const kept = line.x.map((_, k) => k).filter((k) => line.y[k] !== null && (!item.log || line.y[k] > 0));
     const data = { x: kept.map((k) => line.x[k]), y: kept.map((k) => line.y[k]) };
     if (item.names.length) data.name = kept.map((k) => item.names[k]);
     const source = new Bokeh.ColumnDataSource({ data });
-    const look = { source, color: colours[i % colours.length], ...(line.label ? { legend_label: line.label } : {}) };
-    if (item.dots || line.x.length <= 20) plot.scatter({ field: "x" }, { field: "y" }, { ...look, size: 7 });
-    else plot.line({ field: "x" }, { field: "y" }, { ...look, line_width: 1.7 });
+    const look = { source, color: colours[i % colours.length] };
+    const drawing = item.dots || line.x.length <= 20 ? plot.scatter({ field: "x" }, { field: "y" }, { ...look, size: 7 })
+      : plot.line({ field: "x" }, { field: "y" }, { ...look, line_width: 1.7 });
+    if (line.label) entries.push(new Bokeh.LegendItem({ label: { value: line.label }, renderers: [drawing] }));
   });
+  if (entries.length) plot.add_layout(new Bokeh.Legend({ items: entries, orientation: "horizontal" }), "above");
+  for (const axis of plot.references()) {
+    if (axis.type === "DatetimeAxis") axis.formatter.setv({ seconds: "%H:%M:%S", minsec: "%H:%M:%S", minutes: "%H:%M", hourmin: "%H:%M", hours: "%H:%M", days: "%d %b" });
+  }
   if (item.names.length) plot.add_tools(new Bokeh.HoverTool({ tooltips: [["", "@name"], ["", "@y"]] }));
   return plot;
 };

@@ -21,7 +21,8 @@ const later = window.requestIdleCallback || ((task) => setTimeout(task, 50));
 const draw_next = async () => {
   const room = rooms.find((each) => !each.dataset.state);
   if (!room) { document.body.dataset.drawn = "all"; return; }
-  await draw(room);
+  // One figure that cannot be drawn must not keep the others from it.
+  await draw(room).catch((error) => console.error(error));
   later(draw_next);
 };
 addEventListener("load", () => setTimeout(() => later(draw_next), 300));
