@@ -20,6 +20,7 @@ from flatcal.errors import ConfigError, OutputError
 from flatcal.io import write_text
 from flatcal.planning import build_plan
 from flatcal.recipe import load_config
+from flatcal.report.page import write_report
 from flatcal.report.show import show_file
 from flatcal.report.terminal import print_plan, print_result, progress_bar
 from flatcal.section import format_section
@@ -148,6 +149,7 @@ def run_demo(out: Path, camera: str, *, full_size: bool) -> bool:
         passed &= all(check.passed for check in checks) and not result.failed
         picture = show_file(_first_flat(reduced), night.raw.parent / "master_flat.png")
         console.print(f"picture of a master flat: {picture}", markup=False)
+        console.print(f"report: {write_report(reduced)}", markup=False)
     console.print(f"demo took {time.monotonic() - started:.1f} s")
     return passed
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from matplotlib import pyplot as plt
+from PIL import Image
 from typer.testing import CliRunner
 
 import flatcal
@@ -97,11 +101,8 @@ def test_a_grid_averages_unequal_parts():
 
 
 def test_a_thumbnail_goes_from_blue_to_red_with_row_0_at_the_bottom():
-    image = pytest.importorskip("PIL.Image")
-    import io  # noqa: PLC0415
-
     png = thumbnail(np.array([[0.9, 0.9], [1.0, 1.1]]), 0.9, 1.1)
-    pixels = np.asarray(image.open(io.BytesIO(png)).convert("RGB"))
+    pixels = np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
     assert pixels[1, 0].tolist() == [5, 80, 160]
     assert pixels[0].tolist() == [[255, 255, 255], [170, 20, 40]]
 
@@ -131,8 +132,6 @@ def test_times_are_used_only_where_all_frames_have_different_ones():
 
 
 def test_the_last_step_gives_what_the_run_wrote(lfc):
-    from astropy.io import fits  # noqa: PLC0415
-
     night = open_night(lfc)
     science = next(f for f in night.plan.frames if f.output and f.output.startswith("science/"))
     bands = spread_bands(science.kept_shape)
@@ -159,6 +158,22 @@ def test_a_report_shows_each_part(lfc):
     assert any(picture.marks for picture in dark.pictures)
 
 
+def test_the_rejection_map_counts_what_the_master_lost(tmp_path, put_frame):
+    raw = tmp_path / "raw"
+    for number in range(6):
+        bias = np.random.default_rng(number).normal(1000, 3, (24, 32)).round().astype(np.uint16)
+        if number == 2:
+            bias[5, 7] = 30_000
+        put_frame(raw / f"b{number}.fits", "BIAS", 0.0, bias)
+    run_plan(build_plan(raw), tmp_path / "out")
+    (master,) = gather_report(tmp_path / "out").masters
+    (lost,) = (p for p in master.pictures if p.title.startswith("rejection map"))
+    assert lost.block == 1
+    assert lost.values[5, 7] == 1
+    n_used = fits.getdata(tmp_path / "out/masters/master_bias.fits", "NUSED")
+    assert np.array_equal(lost.values, 6 - n_used.astype(float))
+
+
 def test_the_page_is_one_small_file_without_addresses(lfc):
     text = write_report(lfc).read_text(encoding="utf-8")
     assert len(text) < 15e6
@@ -167,8 +182,6 @@ def test_the_page_is_one_small_file_without_addresses(lfc):
 
 
 def test_a_report_says_what_is_gone(lfc, tmp_path):
-    import shutil  # noqa: PLC0415
-
     out = tmp_path / "out"
     shutil.copytree(lfc, out)
     (out / "masters/master_bias.fits").unlink()
@@ -186,7 +199,6 @@ def test_a_report_says_what_is_gone(lfc, tmp_path):
 
 
 def test_plots_are_axes_with_the_figures_of_the_run(lfc):
-    fits = pytest.importorskip("astropy.io.fits")
     ax = flatcal.plot_flats(lfc, "master_flat_gp")
     levels = ax.lines[0].get_ydata()
     goodmed = [fits.getval(path, "GOODMED") for path in sorted((lfc / "flats").glob("*.fits"))[:3]]

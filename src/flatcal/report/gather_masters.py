@@ -32,7 +32,6 @@ _ALL_PIXELS: Final = 1_400_000
 _HOT_SIGMA: Final = 10.0
 _MARKED: Final = 300
 _LISTED: Final = 10
-_KNOWN_PLANES: Final = frozenset(("PRIMARY", "UNCERT", "MASK"))
 
 
 def gather_masters(night: ReducedNight) -> Iterator[MasterView]:
@@ -70,9 +69,12 @@ def _view(
     if master.kind is Kind.DARK:
         facts += _hot_pixels(master, values, good, bias, unit, pictures, most_pixels)
     pictures += _cut_outs(master, values, good, unit)
-    for name in planes:
-        if name not in _KNOWN_PLANES:
-            pictures.append(make_picture(planes[name], name, f"plane {name}", "", most_pixels // 4))
+    if "NUSED" in planes:
+        lost = len(product.inputs) - planes["NUSED"].astype(np.float32)
+        what = f"frames that were rejected or bad in each pixel of {master.name}"
+        title = "rejection map: frames left out of each pixel"
+        pictures.append(make_picture(lost, title, what, "frames", most_pixels // 4))
+        facts.append(("pixels that lost a frame", f"{np.count_nonzero(lost > 0) / lost.size:.2%}"))
     return MasterView(
         master.name,
         master.kind.value,
