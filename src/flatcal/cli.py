@@ -321,8 +321,14 @@ def _report(result: RunResult) -> None:
     """
     from flatcal.report.page import REPORT, write_report  # noqa: PLC0415
 
-    is_there = (result.out / REPORT).exists()
-    if (result.n_made and is_there) or (not is_there and sys.stdout.isatty()):
+    report_file = result.out / REPORT
+    if report_file.exists():
+        # The records keep their time where nothing has changed.
+        times = [(result.out / name).stat().st_mtime_ns for name in ("plan.json", "run.json")]
+        wanted = report_file.stat().st_mtime_ns < max(times)
+    else:
+        wanted = sys.stdout.isatty()
+    if wanted:
         path = write_report(result.out)
         if sys.stdout.isatty():
             typer.echo(f"report: {path}")

@@ -12,12 +12,13 @@ from typing import Any
 
 from bokeh.settings import settings
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from flatcal.report.pictures import Picture
 from flatcal.report.views import Plot
 from flatcal.text import readable
 
-Array = Any
+Array = NDArray[Any]
 
 
 def bokeh_script() -> str:

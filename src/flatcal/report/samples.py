@@ -25,7 +25,6 @@ _BANDS: Final = 64
 _PIXELS: Final = 1 << 18
 _STEP_LABELS: Final = {
     "subtract_overscan": "less overscan",
-    "trim_image": "trimmed",
     "subtract_bias": "less bias",
     "subtract_dark": "less dark",
     "flat_correct": "over flat",
