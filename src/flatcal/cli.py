@@ -319,7 +319,7 @@ def _report(result: RunResult) -> None:
     A report takes a second or two, as long as the run of a small night; programs that run flatcal
     by the hundred have no use for it.
     """
-    from flatcal.report.page import REPORT, write_report  # noqa: PLC0415
+    from flatcal.records import REPORT  # noqa: PLC0415
 
     report_file = result.out / REPORT
     if report_file.exists():
@@ -329,6 +329,8 @@ def _report(result: RunResult) -> None:
     else:
         wanted = sys.stdout.isatty()
     if wanted:
+        from flatcal.report.page import write_report  # noqa: PLC0415
+
         path = write_report(result.out)
         if sys.stdout.isatty():
             typer.echo(f"report: {path}")

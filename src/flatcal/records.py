@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Final, Literal
 
 from flatcal.camera import Strict
 from flatcal.frame import Caveat, Kind
+
+# The page of a run, in its output folder.
+REPORT: Final = "report.html"
 
 
 class Status(StrEnum):

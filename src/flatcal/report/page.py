@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from flatcal.io import write_text
+from flatcal.records import REPORT
 from flatcal.report.gather import gather_report
 from flatcal.report.html import Alert, render_report
 from flatcal.verify.records import Verification
 
 if TYPE_CHECKING:
     from flatcal.photon_transfer.night import DetectorReport
-
-REPORT: Final = "report.html"
 
 
 def write_report(

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from flatcal.errors import ConfigError
 from flatcal.frame import Kind
 from flatcal.plan import FramePlan
-from flatcal.report.page import REPORT, write_report
+from flatcal.records import REPORT
+from flatcal.report.page import write_report
 from flatcal.report.pictures import block_for, shrink
 from flatcal.report.samples import (
     output_rows,
