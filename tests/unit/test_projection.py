@@ -37,14 +37,16 @@ def plan_of(raw, text=SETTINGS):
 # Masters, result, least and most of a thread. The images have 24 x 30 = 720 pixels, of float32:
 # a master has value, uncertainty and flags, 10 bytes; a result has the average, its error, a
 # count, flags and a mask, 13 bytes; a row of three frames has 90 values and marks of bad ones, 30
-# errors and counts, and 30 raw values. A frame in work has value, uncertainty, flags and a mask, 11
-# bytes.
+# errors and counts, and 30 raw values. Where outliers of a flat are rejected with their neighbours,
+# a row above and one below a band are read as well, and each row has the average, error and count
+# of the band with them, 12 bytes (20 of float64) a pixel: 3 and 26 rows of 1110 (1830) bytes. A
+# frame in work has value, uncertainty, flags and a mask, 11 bytes.
 FLOAT32 = {
     "master_bias": (0, 9360, 750, 18_000),
     "master_dark_10s": (0, 9360, 750, 18_000),
     "master_dark_60s": (7200, 9360, 750, 18_000),
-    "master_flat_g": (7200, 9360, 750, 18_000),
-    "master_flat_r": (14_400, 9360, 750, 18_000),
+    "master_flat_g": (7200, 9360, 3330, 28_860),
+    "master_flat_r": (14_400, 9360, 3330, 28_860),
     "flat": (0, 0, 22_320, 22_320),
     "science": (0, 0, 29_520, 29_520),
 }
@@ -52,8 +54,8 @@ FLOAT64 = {
     "master_bias": (0, 15_120, 1230, 29_520),
     "master_dark_10s": (0, 15_120, 1230, 29_520),
     "master_dark_60s": (12_960, 15_120, 1230, 29_520),
-    "master_flat_g": (12_960, 15_120, 1230, 29_520),
-    "master_flat_r": (25_920, 15_120, 1230, 29_520),
+    "master_flat_g": (12_960, 15_120, 5490, 47_580),
+    "master_flat_r": (25_920, 15_120, 5490, 47_580),
     "flat": (0, 0, 39_600, 39_600),
     "science": (0, 0, 52_560, 52_560),
 }
