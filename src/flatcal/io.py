@@ -321,11 +321,13 @@ def owning_up(what: str) -> Iterator[None]:
         yield
     except FlatcalError:
         raise
-    except MemoryError as error:
-        raise OutputError(
-            "resources", f"the system refused memory for {what}: {error or 'nothing is left'}"
-        ) from error
     except Exception as error:
+        # Python has no exception of its own for a thread that finds no memory for its stack.
+        if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+            why = str(error) or "nothing is left"
+            raise OutputError(
+                "resources", f"the system refused memory for {what}: {why}"
+            ) from error
         logger.exception("a defect of flatcal, met at %s", what)
         raise FrameError(
             "defect", f"flatcal itself failed at {what}: {type(error).__name__}: {error}"
