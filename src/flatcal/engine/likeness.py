@@ -21,7 +21,7 @@ _SAMPLE_VALUES: Final = 1 << 16
 # a shadow of 1 % to stand out of the noise of a flat.
 _BLOCK_PIXELS: Final = 32
 # Three others have a median that the odd one does not move.
-_LEAST_FLATS: Final = 4
+LEAST_FLATS: Final = 4
 # What differs by so many times the noise of a block is no noise.
 _UNLIKE_SIGMA: Final = 5.0
 
@@ -95,7 +95,7 @@ def compare_flats(blocks: Sequence[Array]) -> Likeness | None:
     blocks : sequence of ndarray, each of shape (rows, blocks)
         From `average_blocks`, of the same rows of each flat over its level.
     """
-    if len(blocks) < _LEAST_FLATS:
+    if len(blocks) < LEAST_FLATS:
         return None
     stack = np.array(blocks)
     rows, columns = (np.linspace(-0.5, 0.5, size) for size in stack.shape[1:])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from flatcal.engine.buffers import Buffers
 from flatcal.engine.defects import flag_dead, flag_flat_columns, flag_hot, flag_level_columns
 from flatcal.engine.inherited import inherited_errors
-from flatcal.engine.likeness import Likeness, compare_flats, sample_frames
+from flatcal.engine.likeness import LEAST_FLATS, Likeness, compare_flats, sample_frames
 from flatcal.engine.masters import CalibratedFrame, Master, prepare
 from flatcal.engine.noise import (
     Variance,
@@ -339,15 +339,17 @@ def combine_flats(
         planes = _empty_planes(shape, setting, detector)
         finish: Finish = partial(_keep_error, planes)
         noise = None
-        sample = sample_frames(readers, 1 / levels)
-        planes = replace(planes, likeness=compare_flats(sample.blocks))
+        by_noise = detector.noise_known and settings.reject == "noise"
+        if by_noise or len(flats) >= LEAST_FLATS:
+            sample = sample_frames(readers, 1 / levels)
+            planes = replace(planes, likeness=compare_flats(sample.blocks))
         if detector.noise_known:
             finish = _leave_for_later
             level_variance = readers[0].level_variance(detector)
             terms = flat_variances(levels, detector, level_variance)
-            if settings.reject == "noise":
+            if by_noise:
                 noise = model_noise(terms, 1 / levels, sample.pixels, lost_bias=True)
-        grow = settings.grow_of(Kind.FLAT, by_noise=noise is not None)
+        grow = settings.grow_of(Kind.FLAT, by_noise=by_noise)
         least = flat_noise(levels, detector)
         stacking = Stacking(settings, 1 / levels, weights, noise, least, grow)
         planes = combine_bands(readers, stacking, planes, setting, master, finish)
