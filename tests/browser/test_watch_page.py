@@ -23,7 +23,8 @@ def test_a_new_frame_appears_and_a_bright_one_raises_an_alert(
 
     write[2](raw, put_frame, 7, 58_000, name="bright.fits")
     state = next(states)
-    assert [alert.file for alert in state.alerts] == ["bright.fits"]
+    # Other rules may have their doubts about such a frame as well.
+    assert {alert.file for alert in state.alerts} == {"bright.fits"}
     assert "near saturation" in state.alerts[0].text
     page.locator("#frame-table summary", has_text="bright.fits").wait_for(timeout=15_000)
     assert "bright.fits near saturation" in page.locator("#alerts").inner_text()
