@@ -6,9 +6,7 @@ exposure time and date become those of the whole, the rest is left out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -256,7 +254,7 @@ def add_inputs(header: fits.Header, inputs: Sequence[tuple[str, str]], recipe: s
     inputs : sequence of tuple
         File and its SHA-256.
     recipe : str
-        See `recipe_hash`.
+        See `flatcal.engine.recipes`.
     """
     header["NINPUT"] = (len(inputs), "raw frames: names INFnnnn, SHA-256 INSnnnn")
     for number, (file, digest) in enumerate(inputs, start=1):
@@ -307,9 +305,3 @@ def ascii_text(text: str) -> str:
     """Text as FITS can hold it: other characters, and control characters, as Python escapes."""
     printable = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return "".join(printable).encode("ascii", "backslashreplace").decode()
-
-
-def recipe_hash(content: Any) -> str:
-    """SHA-256 over the JSON of everything that determines the pixels of an output."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    return sha256(text.encode()).hexdigest()

@@ -18,7 +18,7 @@ import numpy as np
 
 from flatcal import __version__
 from flatcal.engine.buffers import Buffers
-from flatcal.engine.headers import frame_header, master_header, read_header, recipe_hash
+from flatcal.engine.headers import frame_header, master_header, read_header
 from flatcal.engine.illumination import find_illumination
 from flatcal.engine.inputs import Inputs
 from flatcal.engine.lock import locking
@@ -33,6 +33,7 @@ from flatcal.engine.products import (
     find_of,
     open_raw,
 )
+from flatcal.engine.recipes import Recipes
 from flatcal.engine.result import RunResult, find_misfits, outcome_of
 from flatcal.engine.shelf import MasterShelf
 from flatcal.engine.split import FlatPart, write_part
@@ -43,17 +44,11 @@ from flatcal.errors import BrokenFileError, FlatcalError, FrameError
 from flatcal.frame import Caveat, Kind
 from flatcal.io import owning_up, remove_stale_parts
 from flatcal.kernels.compiled import telling_of_compilation
-from flatcal.plan import FramePlan, MasterPlan, Plan, Step
+from flatcal.plan import FramePlan, MasterPlan, Plan
 from flatcal.projection import DEFAULT_MEMORY_BYTES, master_bytes, project_memory
 from flatcal.records import ProductRecord, RunRecord
 
 logger = logging.getLogger(__name__)
-
-# What of a frame's plan determines its pixels and header, beside the raw file and the steps.
-_PIXEL_FACTS = {"kind", "exposure_time_s", "filter", "date", "unit", "shape", "detector"}
-
-# What of the settings of outputs determines the pixels of all that is made.
-_PIXEL_SETTINGS = {"dtype", "uncertainty"}
 
 Progress = Callable[[str, int, int], None]
 
@@ -146,6 +141,7 @@ class _Run:
         self.progress = progress
         self.frames = {frame.file: frame for frame in plan.frames}
         self.inputs = Inputs(self.setting, store)
+        self.recipes = Recipes(plan.config, self.inputs, mask, self._recipe_of)
         self.products: dict[str, ProductRecord] = {}
         self.writing: dict[str, Future[None]] = {}
         self.levels: dict[str, Found] = {}
@@ -240,9 +236,8 @@ class _Run:
         """Combine bias or dark frames."""
         frames = self._good_inputs(master)
         zero = self._zero_of(master)
-        settings = {**self.plan.config.combine.model_dump(), "zero_adu": zero}
         self._produce_master(
-            master, frames, self._recipe("average", frames, master.steps, settings),
+            master, frames, self.recipes.of_raw_master(master, frames, zero),
             lambda: combine_raw(self.setting, master, frames, zero),
         )  # fmt: skip
 
@@ -259,7 +254,9 @@ class _Run:
         if not self.plan.config.output.flats:
             known = self.store.known_failures("flat-level", self.inputs.records)
             usable = [frame for frame in everyone if frame.file not in known]
-            if self._is_current(master.output, master.kind, self._flat_recipe(usable), usable):
+            if self._is_current(
+                master.output, master.kind, self.recipes.of_flat_master(usable), usable
+            ):
                 self.inputs.failures |= {f.file: known[f.file] for f in everyone if f.file in known}
                 return
             self._for_frames(everyone, self._try_level)
@@ -268,18 +265,9 @@ class _Run:
         frames = self._good_inputs(master)
         levels = [self.levels[frame.file] for frame in frames]
         self._produce_master(
-            master, frames, self._flat_recipe(frames),
+            master, frames, self.recipes.of_flat_master(frames),
             lambda: combine_flats(self.setting, master, frames, levels),
         )  # fmt: skip
-
-    def _flat_recipe(self, frames: Sequence[FramePlan]) -> str:
-        return recipe_hash(
-            {
-                "operation": "average of flats over their medians",
-                "flats": [(frame.file, self._frame_recipe(frame)) for frame in frames],
-                "combine": self.plan.config.combine.model_dump(),
-            }
-        )
 
     def _require_light(self, frame: FramePlan, master: MasterPlan) -> None:
         level = self.levels[frame.file].median_adu
@@ -341,7 +329,7 @@ class _Run:
         if whole is None:
             return
         frames = [self.frames[file] for file in whole.inputs]
-        recipe = recipe_hash({"operation": "split", "flat": whole.recipe})
+        recipe = self.recipes.of_factors(whole.recipe)
         parts = {part: part.output_of(master.output) for part in FlatPart}
         try:
             if all(self._is_current(o, Kind.FLAT, recipe, frames) for o in parts.values()):
@@ -439,7 +427,7 @@ class _Run:
             # Whether it is up to date is told by the hash of its input.
             if not self.inputs.know(frame):
                 return
-            if self._is_current(output, frame.kind, self._frame_recipe(frame), [frame]):
+            if self._is_current(output, frame.kind, self.recipes.of_frame(frame), [frame]):
                 product = self.products[output]
                 found = Found(product.median_adu, product.n_flagged, None, product.refined_scale)
                 with self.lock:
@@ -485,41 +473,14 @@ class _Run:
                 raw, self.setting, frame, with_std=has_std, hashed=hashed, take=take
             )
             self.inputs.keep(frame, raw)
-            recipe = self._frame_recipe(frame)
+            recipe = self.recipes.of_frame(frame)
             product = self._describe(output, frame.kind, found, header, recipe, [frame])
             writer.finish(header)
         with self.lock:
             self.products[output] = product
         return found
 
-    def _frame_recipe(self, frame: FramePlan) -> str:
-        """Recipe of the pixels of a calibrated frame, whether or not it is written."""
-        return self._recipe("calibrate", [frame], frame.steps, None)
-
     # -- outputs -----------------------------------------------------------------------
-
-    def _recipe(
-        self,
-        operation: str,
-        frames: Sequence[FramePlan],
-        steps: Sequence[Step],
-        settings: dict[str, Any] | None,
-    ) -> str:
-        """Hash of everything that determines an output made from raw frames."""
-        masters = {step.master for step in steps if step.master is not None}
-        return recipe_hash(
-            {
-                "flatcal": __version__,
-                "operation": operation,
-                "inputs": self.inputs.digests(frames),
-                "frames": [frame.model_dump(mode="json", include=_PIXEL_FACTS) for frame in frames],
-                "steps": [step.model_dump(exclude={"reason"}) for step in steps],
-                "masters": {name: self._recipe_of(name) for name in sorted(masters)},
-                "settings": settings,
-                "marked": "" if self.setting.mask is None else self.setting.mask.digest,
-                "output": self.plan.config.output.model_dump(include=_PIXEL_SETTINGS),
-            }
-        )
 
     def _is_current(
         self, output: str, kind: Kind, recipe: str, frames: Sequence[FramePlan]
