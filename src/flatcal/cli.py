@@ -68,9 +68,9 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except FlatcalError as error:
-        from flatcal.report.terminal import printable  # noqa: PLC0415
+        from flatcal.text import readable  # noqa: PLC0415
 
-        typer.echo(f"flatcal: {printable(str(error))}", err=True)
+        typer.echo(f"flatcal: {readable(str(error))}", err=True)
         sys.exit(EXIT_USAGE)
     except MemoryError as error:
         why = f"the system refused memory: {error or 'nothing is left'}"

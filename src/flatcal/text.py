@@ -49,6 +49,11 @@ def html_table(caption: str, headings: Sequence[str], rows: Iterable[Sequence[st
     )
 
 
+def one_line(text: str) -> str:
+    """The text as `readable` has it, without line feeds: names of files may hold anything."""
+    return readable(text.replace("\n", "\u240a"))
+
+
 def _picture(character: str) -> str:
     if character == "\n" or unicodedata.category(character)[0] not in "CZ" or character == " ":
         return character

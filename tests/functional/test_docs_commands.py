@@ -136,6 +136,10 @@ def reduced_calibration(raw: Path) -> None:
     (raw.parent / "shared").mkdir()
 
 
+def reduced_night(_raw: Path) -> None:
+    run("flatcal run raw OUT -c night.toml")
+
+
 PREPARE: dict[str, Callable[[Path], None]] = {
     "dark-lengths.md": short_flats,
     "twilight-flats.md": twilight,
@@ -145,9 +149,10 @@ PREPARE: dict[str, Callable[[Path], None]] = {
     "overscan.md": sections_in_header,
     "siril.md": in_folders_of_siril,
     "shared-library.md": reduced_calibration,
+    "verify.md": reduced_night,
 }
 # Its lines of Python are parts of a notebook.
-NOT_EXECUTED = {"README.md"}
+NOT_EXECUTED = {"README.md", "verify.md"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 
 

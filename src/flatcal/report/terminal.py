@@ -25,7 +25,7 @@ from flatcal.frame import Caveat, Frame
 from flatcal.plan import FramePlan, MasterPlan, Plan
 from flatcal.projection import DEFAULT_MEMORY_BYTES, format_size, project_memory
 from flatcal.records import ProductRecord, Status
-from flatcal.text import readable
+from flatcal.text import one_line, readable
 
 if TYPE_CHECKING:
     # The engine brings the compiler of kernels, which a plan can do without.
@@ -33,13 +33,6 @@ if TYPE_CHECKING:
 
 _FILES_SHOWN = 3
 _NO_EXPOSURE = -1.0
-
-
-def printable(text: str) -> str:
-    """Text on one line without what a terminal would obey: names of files may hold anything."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _console() -> Console:
@@ -186,7 +179,7 @@ def _why(members: Sequence[FramePlan]) -> str:
 
 
 def _files(frames: Sequence[FramePlan]) -> str:
-    names = [printable(frame.file) for frame in frames]
+    names = [one_line(frame.file) for frame in frames]
     if len(names) <= _FILES_SHOWN:
         return "\n".join(names)
     return f"{names[0]}\n... {len(names)} frames ...\n{names[-1]}"
@@ -202,7 +195,7 @@ def print_result(result: RunResult) -> None:
     _print_caveats(console, "caveats", ((o.file, o.caveats) for o in outcomes))
     _print_caveats(console, "failed", ((o.file, o.errors) for o in outcomes))
     if result.left_over:
-        files = printable(_some(result.left_over))
+        files = one_line(_some(result.left_over))
         console.print(f"left over from an earlier run: {files}", markup=False, soft_wrap=True)
     status = Counter(o.status for o in outcomes)
     console.print(
@@ -239,7 +232,7 @@ def _products_table(products: Sequence[ProductRecord]) -> Table:
         if folder == "masters" or len(members) <= _FILES_SHOWN:
             for product in members:
                 inputs = str(len(product.inputs))
-                add_row(table, printable(product.output), inputs, *_figures([product]))
+                add_row(table, one_line(product.output), inputs, *_figures([product]))
         else:
             add_row(table, f"{folder}/ ({len(members)} files)", "1 each", *_figures(members))
     return table
@@ -290,7 +283,7 @@ def _print_caveats(
     console.print(f"{title}:", style="bold")
     for caveat, names in files.items():
         # One line each, however narrow the terminal: so they can be searched and copied.
-        line = readable("  " + printable(f"{_some(names)}: {caveat.text} [{caveat.slug}]"))
+        line = one_line(f"  {_some(names)}: {caveat.text} [{caveat.slug}]")
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -322,6 +315,6 @@ def progress_bar(*, hidden: bool = False) -> Iterator[Callable[[str, int, int], 
         task = bar.add_task("starting", total=None)
 
         def progress(what: str, done: int, total: int) -> None:
-            bar.update(task, description=escape(printable(what)[-40:]), completed=done, total=total)
+            bar.update(task, description=escape(one_line(what)[-40:]), completed=done, total=total)
 
         yield progress

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flatcal.frame import Detector
+from flatcal.frame import Detector, Kind
 from flatcal.photon_transfer.boxes import clipped_moments
 from flatcal.photon_transfer.raw import OpenImage, RawImage, sample_bands
 from flatcal.plan import FramePlan, MasterPlan
@@ -36,12 +36,15 @@ class _Stack:
         Assumed gain and read noise.
     n : int
         Frames in it.
+    zero_adu : float or None
+        Its value without dark current; None for a bias.
     """
 
     master: Sample
     bias: Sample | None
     detector: Detector
     n: int
+    zero_adu: float | None
 
     def residual(self, image: RawImage) -> tuple[Array, Array]:
         """A raw frame less bias and master, and which pixels are good."""
@@ -56,12 +59,13 @@ class _Stack:
         return values - self.master.data, good
 
     def predicted_variance(self, level_factor: float) -> Array | float:
-        """Variance of one frame: reading, overscan level, and dark current where it is known."""
+        """Variance of one frame: reading, overscan level, and dark current."""
         read = read_variance_adu2(self.detector) * level_factor
-        if self.bias is None:
+        if self.zero_adu is None:
             return read
         gain = self.detector.gain_electron_per_adu
-        return read + np.maximum(self.master.data.astype(np.float64), 0) / gain
+        current = np.maximum(self.master.data.astype(np.float64) - self.zero_adu, 0)
+        return np.asarray(read + current / gain)
 
     @property
     def own_variance(self) -> Array | None:
@@ -104,11 +108,30 @@ def verify_stack(
         None if bias_name is None else read_sample(night.path_of_master(bias_name)),
         detector,
         len(frames),
+        _zero_of(night, master, product),
     )
     images = [night.raw_image(frame, master.steps) for frame in frames]
     halves = _Halves(stack, images)
     yield from _verify_frames(kind, frames, images, stack, halves)
     yield from halves.verify(kind, master.output)
+
+
+def _zero_of(night: ReducedNight, master: MasterPlan, product: ProductRecord) -> float | None:
+    """Value of a master without dark current; None for a bias.
+
+    Where a dark holds its bias it is the median of the bias of the night, or 0 where the overscan
+    took the level off, or else its own median.
+    """
+    if master.kind is not Kind.DARK:
+        return None
+    names = {step.name for step in master.steps}
+    if "subtract_bias" in names:
+        return 0.0
+    if master.level_of:
+        bias = night.run.products.get(night.plan.master(master.level_of).output)
+        if bias is not None and bias.median_adu is not None:
+            return bias.median_adu
+    return 0.0 if "subtract_overscan" in names else product.median_adu
 
 
 class _Halves:
