@@ -66,7 +66,7 @@ def calibrate_on(job: Job) -> Measure:
         measured = run(job.places.night("cg16m"))
         _keep_digest(job, sorted((job.out / "out" / "flats").glob("*.fits")))
         return measured
-    with _replaced(engine_store, "write_image", lambda *_args, **_kwargs: None):
+    with _replaced(engine_store, "writing_image", _writing_nothing):
         run(job.places.warm_night("cg16m"))
         return run(job.places.night("cg16m"))
 
@@ -117,6 +117,21 @@ def _find_medians(night: Night) -> float:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         measured, _ = measure(lambda: list(pool.map(median_of_good, images, flags)))
     return measured.seconds
+
+
+class _Nothing:
+    """A writer that writes nothing."""
+
+    def write(self, *_planes: Any) -> None:
+        """Take rows."""
+
+    def finish(self, _header: Any) -> None:
+        """Take the header."""
+
+
+@contextmanager
+def _writing_nothing(*_args: Any) -> Iterator[_Nothing]:
+    yield _Nothing()
 
 
 @contextmanager
