@@ -231,7 +231,7 @@ class RawFrame:
     def look_at_row(self, row: int) -> Array:
         """Values of one row beside those that are read, which takes no part in their hash."""
         if self.is_plain:
-            values = decode(self._read_stored(slice(row, row + 1)), np.float64)
+            values = decode(self._read_stored(slice(row, row + 1)), np.uint16)
         else:
             values = self.values(slice(row, row + 1), slice(0, self.shape[1]), np.float64)
         return values.reshape(-1)

@@ -430,3 +430,57 @@ def test_more_equal_values_than_there_is_room_for_are_no_deceit():
     )
     running.add(image, none)
     assert running.find() == 7
+
+
+some_flags = st.integers(0, 2**32 - 1).map(
+    lambda seed: (
+        np.random.default_rng(seed).integers(0, 1 << 11, (2, 7, 130))
+        * (np.random.default_rng(seed).random((2, 7, 130)) < 0.3)
+    ).astype(np.uint16)
+)
+
+
+@few
+@given(some_flags, st.integers(0, 0xFFFF))
+def test_flags_of_a_master_are_taken_over_or_told_as_one(both, known):
+    flags, its = both
+    expected = flags | (its & known) | np.where(its & (~known & 0xFFFF), 1 << 15, 0)
+    arithmetic.inherit_flags(flags, its, np.uint16(known), np.uint16(1 << 15))
+    np.testing.assert_array_equal(flags, expected)
+
+
+@few
+@given(some_flags, st.integers(0, 0xFFFF))
+def test_bad_pixels_are_marked_and_counted(both, counted):
+    flags = both[0]
+    bad = np.full(flags.shape, 7, np.uint8)
+    n_bad = arithmetic.mark_bad(flags, np.uint16(counted), bad)
+    np.testing.assert_array_equal(bad, (flags & counted) != 0)
+    assert n_bad == np.count_nonzero(flags & counted)
+    assert arithmetic.any_bit(flags) == np.bitwise_or.reduce(flags, axis=None)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pixels_unlike_their_block_are_flagged(dtype):
+    rng = np.random.default_rng(3)
+    image = rng.normal(1, 0.3, (70, 133)).astype(dtype)
+    image[5, 7] = np.nan
+    around = rng.normal(1, 0.1, (3, 5)).astype(dtype)
+    flags = rng.integers(0, 2, image.shape).astype(np.uint16)
+    of_pixel = np.kron(around, np.ones((32, 32), dtype))[:70, :133]
+    low, high = dtype(0.5) * of_pixel, dtype(1.5) * of_pixel
+    expected = flags | np.where((image < low) | (image > high), 8, 0)
+    arithmetic.flag_unlike(image, around, 32, 0.5, 1.5, np.uint16(8), flags)
+    np.testing.assert_array_equal(flags, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_flat_is_divided_by_its_level(dtype):
+    rng = np.random.default_rng(4)
+    flat = rng.normal(500, 400, (20, 33)).astype(dtype)
+    flags = (rng.random(flat.shape) < 0.2).astype(np.uint16) * np.uint16(2)
+    expected = np.where(flags, dtype(1), flat / dtype(500))
+    expected_flags = flags | np.where(expected <= 0, arithmetic.FLAT_INVALID, 0)
+    arithmetic.normalise_flat(flat, flags, dtype(500))
+    np.testing.assert_array_equal(flat, expected)
+    np.testing.assert_array_equal(flags, expected_flags)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from flatcal.engine.noise import read_variance_adu2
 from flatcal.flags import Flag
 from flatcal.frame import Detector
+from flatcal.kernels.arithmetic import flag_unlike
 from flatcal.kernels.combine import MAD_TO_STD
 
 Array = NDArray[Any]
@@ -29,6 +30,9 @@ BAD_SHARE: Final = 0.5
 # Surroundings: blocks of so many rows and columns, of which one pixel in so many is looked at.
 _BLOCK: Final = 64
 _STEP: Final = 4
+# Rows in which a column is looked at, at the least: the median of so many is known to a twelfth of
+# the noise of one.
+_COLUMN_ROWS: Final = 256
 # Neighbouring columns on each side.
 _NEIGHBOURS: Final = 5
 
@@ -50,7 +54,7 @@ def flag_hot(dark: Array, detector: Detector, flags: Array) -> None:
     # Variance of the current in ADU squared is current over gain.
     limit = HOT_NOISE**2 * read_variance_adu2(detector) * detector.gain_electron_per_adu
     # Of its column: what is left of the bias differs from column to column.
-    levels = np.median(dark[::_STEP], axis=0)
+    levels = np.median(_some_rows(dark), axis=0)
     flags[dark > levels + limit] |= np.uint16(Flag.HOT)
 
 
@@ -64,12 +68,25 @@ def flag_dead(flat: Array, flags: Array) -> None:
     flags : ndarray of uint16, same shape
         Gets `Flag.DEAD`.
     """
-    for y in range(0, flat.shape[0], _BLOCK):
-        for x in range(0, flat.shape[1], _BLOCK):
-            block = flat[y : y + _BLOCK, x : x + _BLOCK]
-            around = np.median(block[::_STEP, ::_STEP])
-            odd = (block < LEAST_RESPONSE * around) | (block > MOST_RESPONSE * around)
-            flags[y : y + _BLOCK, x : x + _BLOCK][odd] |= np.uint16(Flag.DEAD)
+    around = _block_medians(flat)
+    flag_unlike(flat, around, _BLOCK, LEAST_RESPONSE, MOST_RESPONSE, np.uint16(Flag.DEAD), flags)
+
+
+def _block_medians(image: Array) -> Array:
+    """Median of a sample of each block; blocks at the far sides may be smaller."""
+    n_rows, n_columns = (-(-size // _BLOCK) for size in image.shape)
+    medians = np.empty((n_rows, n_columns), image.dtype)
+    sample, size = image[::_STEP, ::_STEP], _BLOCK // _STEP
+    whole_rows, whole_columns = (side // size for side in sample.shape)
+    for rows in (slice(0, whole_rows), slice(whole_rows, n_rows)):
+        for columns in (slice(0, whole_columns), slice(whole_columns, n_columns)):
+            their = sample[rows.start * size :, columns.start * size :]
+            their = their[: len(medians[rows]) * size, : medians[rows, columns].shape[1] * size]
+            if their.size:
+                n_y, n_x = medians[rows, columns].shape
+                blocks = their.reshape(n_y, their.shape[0] // n_y, n_x, -1).swapaxes(1, 2)
+                medians[rows, columns] = np.median(blocks.reshape(n_y, n_x, -1), axis=2)
+    return medians
 
 
 def flag_level_columns(image: Array, noise_adu: float, flags: Array) -> None:
@@ -84,7 +101,7 @@ def flag_level_columns(image: Array, noise_adu: float, flags: Array) -> None:
     flags : ndarray of uint16, same shape
         Gets `Flag.BAD_COLUMN`.
     """
-    sample = image[::_STEP]
+    sample = _some_rows(image)
     levels = np.median(sample, axis=0)
     scatter = MAD_TO_STD * float(np.median(np.abs(sample - levels)))
     limit = COLUMN_NOISE * max(noise_adu, scatter)
@@ -101,9 +118,13 @@ def flag_flat_columns(flat: Array, flags: Array) -> None:
     flags : ndarray of uint16, same shape
         Gets `Flag.BAD_COLUMN`.
     """
-    response = np.median(flat[::_STEP], axis=0)
+    response = np.median(_some_rows(flat), axis=0)
     around = _around(response)
     _flag_columns((response < LEAST_RESPONSE * around) | (response > MOST_RESPONSE * around), flags)
+
+
+def _some_rows(image: Array) -> Array:
+    return image[:: max(1, image.shape[0] // _COLUMN_ROWS)]
 
 
 def _around(values: Array) -> Array:
@@ -114,5 +135,6 @@ def _around(values: Array) -> Array:
 
 
 def _flag_columns(bad: Array, flags: Array) -> None:
-    mostly = np.count_nonzero(flags, axis=0) > BAD_SHARE * flags.shape[0]
+    looked_at = _some_rows(flags)
+    mostly = np.count_nonzero(looked_at, axis=0) > BAD_SHARE * len(looked_at)
     flags[:, bad | mostly] |= np.uint16(Flag.BAD_COLUMN)

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from hashlib import file_digest
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
+from flatcal.engine.buffers import Buffers
 from flatcal.engine.hot_pixels import refine_scale
 from flatcal.engine.noise import read_variance_adu2
 from flatcal.engine.user_mask import UserMask
-from flatcal.errors import BrokenFileError, FrameError
 from flatcal.flags import INHERITED, Flag
 from flatcal.frame import Detector
-from flatcal.io import RawFrame, decode, naming
+from flatcal.io import RawFrame, decode
 from flatcal.kernels import arithmetic
 from flatcal.kernels.stats import median_of_good
 from flatcal.plan import Step
 from flatcal.projection import READ_PIXELS
 from flatcal.section import Section, parse_section
-from flatcal.stored import StoredMaster
 
 Array = NDArray[Any]
 
@@ -57,60 +53,6 @@ class Master:
     flags: Array
     lost_bias: str
     zero: float
-
-
-def load_master(path: Path, lost_bias: str, dtype: Any, zero: float | None) -> Master:
-    """Read a master that has been written, now or by an earlier run.
-
-    Its checksums are verified, for it bears on every frame that it calibrates.
-
-    Raises
-    ------
-    BrokenFileError
-        When it cannot be read, or has been damaged.
-    """
-    with naming(path), fits.open(path, memmap=False) as hdus:
-        for hdu in hdus:
-            if hdu.verify_datasum() == 0:
-                raise BrokenFileError(
-                    "file-broken",
-                    f"the pixels of {path} are not those that were written (DATASUM of "
-                    f"{hdu.name}); remove the file and run again",
-                    path,
-                )
-        types = {"PRIMARY": dtype, "UNCERT": dtype, "FLAGS": np.uint16}
-        planes = {hdu.name: _native(hdu.data, types[hdu.name]) for hdu in hdus if hdu.name in types}
-        data, flags = planes["PRIMARY"], planes["FLAGS"]
-    return make_master(data, planes.get("UNCERT"), flags, lost_bias, zero)
-
-
-def _native(pixels: Array, dtype: Any) -> Array:
-    """Pixels of a file in a type of this machine, swapped in place where that is all it takes."""
-    if pixels.dtype.newbyteorder("=") == dtype and not pixels.dtype.isnative:
-        pixels = pixels.byteswap(inplace=True).view(dtype)
-    return np.ascontiguousarray(pixels, dtype)
-
-
-def require_unchanged(stored: StoredMaster) -> None:
-    """Refuse a master of the library whose file is gone or another.
-
-    Raises
-    ------
-    FrameError
-        It names the file.
-    """
-    try:
-        with Path(stored.path).open("rb") as file:
-            digest = file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise FrameError(
-            "library", f"{stored.path} cannot be read: {error.strerror}; retire {stored.id}"
-        ) from error
-    if digest != stored.sha256:
-        raise FrameError(
-            "library",
-            f"{stored.path} is not the file that was added to the library; retire {stored.id}",
-        )
 
 
 def make_master(
@@ -247,10 +189,15 @@ class CalibratedFrame:
         The steps.
     detector : Detector
         Where it is linear, and where it saturates.
+    buffers : Buffers
+        Lend memory for flags that are not kept.
     """
 
-    def __init__(self, raw: RawFrame, preparation: Preparation, detector: Detector) -> None:
+    def __init__(
+        self, raw: RawFrame, preparation: Preparation, detector: Detector, buffers: Buffers
+    ) -> None:
         self.raw = raw
+        self._buffers = buffers
         self.preparation = preparation
         kind = preparation.dtype.type
         self._limits = tuple(
@@ -317,11 +264,11 @@ class CalibratedFrame:
         counted = np.uint16(~ignored & 0xFFFF)
         for band in self.bands(start, stop):
             place = slice(band.start - start, band.stop - start)
-            flags = np.empty(out[place].shape, np.uint16)
-            self._read_band(band, out[place], flags)
-            if not ignored & Flag.BLED:  # its neighbours need not be read
-                self._flag_bled(band, flags)
-            np.not_equal(flags & counted, 0, out=bad[place].view(np.bool_))
+            with self._buffers.lend(out[place].shape, np.uint16) as flags:
+                self._read_band(band, out[place], flags)
+                if not ignored & Flag.BLED:  # its neighbours need not be read
+                    self._flag_bled(band, flags)
+                arithmetic.mark_bad(flags, counted, bad[place])
 
     def inherited(self) -> Iterator[Array]:
         """Flags of what it is calibrated with, of which those of the detector are its own too."""
@@ -360,27 +307,30 @@ class CalibratedFrame:
             (p.flat, Flag.FLAT_INVALID),
         ):
             if master is not None and master.flags.size:
-                its = master.flags[band]
-                flags |= its & np.uint16(INHERITED)
-                flags[(its & ~np.uint16(INHERITED)) != 0] |= np.uint16(flag)
+                arithmetic.inherit_flags(
+                    flags, master.flags[band], np.uint16(INHERITED), np.uint16(flag)
+                )
         if p.marked.size:
             flags[p.marked[band]] |= np.uint16(Flag.USER)
 
     def _flag_bled(self, band: slice, flags: Array) -> None:
         """Flag the neighbours of saturated pixels, also of those in the rows beside the band."""
         above, below = self._saturated(band.start - 1), self._saturated(band.stop)
-        if above.any() or below.any() or (flags & np.uint16(Flag.SATURATED)).any():
-            arithmetic.flag_bled(flags, above, below)
+        if above is None and below is None and not arithmetic.any_bit(flags) & Flag.SATURATED:
+            return
+        none = np.zeros(flags.shape[1], np.uint16)
+        arithmetic.flag_bled(
+            flags, none if above is None else above, none if below is None else below
+        )
 
-    def _saturated(self, row: int) -> Array:
-        """SATURATED in a raw row, counted as those that are kept; 0 beyond the ends."""
+    def _saturated(self, row: int) -> Array | None:
+        """SATURATED in a raw row, counted as those that are kept; None where nowhere."""
         rows, columns = self.preparation.section
         place = rows.start + row
         if not 0 <= place < self.raw.shape[0] or not np.isfinite(self._limits[1]):
-            return np.zeros(columns.stop - columns.start, np.uint16)
-        values = self.raw.look_at_row(place)[columns]
-        saturated = values >= self._limits[1]
-        return np.where(saturated, np.uint16(Flag.SATURATED), np.uint16(0))
+            return None
+        saturated = self.raw.look_at_row(place)[columns] >= self._limits[1]
+        return saturated * np.uint16(Flag.SATURATED) if saturated.any() else None
 
     def _level(self, pixels: Array) -> Array:
         """Overscan level of rows of the raw image, as they are stored where that is plain."""

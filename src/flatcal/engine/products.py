@@ -35,7 +35,13 @@ from flatcal.engine.workers import Workers
 from flatcal.flags import INHERITED, Flag
 from flatcal.frame import Detector, Kind
 from flatcal.io import RawFrame
-from flatcal.kernels.arithmetic import add_error, average_std
+from flatcal.kernels.arithmetic import (
+    add_error,
+    average_std,
+    inherit_flags,
+    mark_bad,
+    normalise_flat,
+)
 from flatcal.kernels.stats import RunningMedian, median_of_good
 from flatcal.plan import FramePlan, MasterPlan, Step
 from flatcal.projection import median_room
@@ -209,12 +215,11 @@ def calibrate_frame(
         for band in frame.bands(0, rows):
             n = band.stop - band.start
             frame.read(band.start, band.stop, data[:n], flags[:n])
-            np.not_equal(flags[:n], 0, out=bad[:n].view(np.bool_))
+            n_flagged += mark_bad(flags[:n], np.uint16(0xFFFF), bad[:n])
             if std is not None:
                 frame.propagate(band, data[:n], detector, std[:n])
             if running is not None:
                 running.add(data[:n], bad[:n])
-            n_flagged += int(np.count_nonzero(bad[:n]))
             take(data[:n], None if std is None else std[:n], bad[:n], flags[:n])
         median = median_of_good(data, bad) if running is None else running.find()
     if median is None:  # the sample has deceived
@@ -254,7 +259,7 @@ def _calibrated(
     preparation = prepare(
         steps, plan.shape, setting.masters, setting.dtype, setting.mask, refined_scale
     )
-    return CalibratedFrame(raw, preparation, plan.detector)
+    return CalibratedFrame(raw, preparation, plan.detector, setting.buffers)
 
 
 def open_raw(setting: Setting, plan: FramePlan) -> RawFrame:
@@ -354,9 +359,7 @@ def combine_flats(
         stacking = Stacking(settings, 1 / levels, weights, noise, least, grow)
         planes = combine_bands(readers, stacking, planes, setting, master, finish)
         norm = setting.dtype.type(median_of_good(planes.data, planes.flags != 0))
-        planes.data[:] /= norm
-        planes.data[planes.flags != 0] = 1
-        planes.flags[planes.data <= 0] |= np.uint16(Flag.FLAT_INVALID)
+        normalise_flat(planes.data, planes.flags, norm)
         _inherit(readers, planes.flags)
         flag_dead(planes.data, planes.flags)
         flag_flat_columns(planes.data, planes.flags)
@@ -386,7 +389,7 @@ def _inherit(readers: Sequence[CalibratedFrame], flags: Array) -> None:
     for reader in readers:
         for its in reader.inherited():
             if id(its) not in seen:
-                flags |= its & np.uint16(INHERITED)
+                inherit_flags(flags, its, np.uint16(INHERITED), np.uint16(0))
                 seen.add(id(its))
 
 

@@ -22,7 +22,8 @@ from flatcal.engine.headers import frame_header, master_header, read_header
 from flatcal.engine.illumination import find_illumination
 from flatcal.engine.inputs import Inputs
 from flatcal.engine.lock import locking
-from flatcal.engine.masters import Master, load_master, make_master, require_unchanged
+from flatcal.engine.master_files import load_master, require_unchanged
+from flatcal.engine.masters import Master, make_master
 from flatcal.engine.products import (
     Found,
     Planes,

@@ -34,13 +34,31 @@ class MasterShelf:
         self._masters: OrderedDict[str, Master] = OrderedDict()
         self._room_bytes = 0
         self._lock = Lock()
+        self._loading: dict[str, Lock] = {}
+        self._reserved: dict[str, int] = {}
 
     def get(self, name: str) -> Master:
-        """The master of that name."""
+        """The master of that name; different ones are read side by side."""
+        with self._lock:
+            its_lock = self._loading.setdefault(name, Lock())
+        with its_lock:
+            master = self._find(name)
+            if master is None:
+                try:
+                    master = self._load(name)
+                    self.put(name, master)
+                finally:
+                    with self._lock:
+                        self._reserved.pop(name, None)
+        return master
+
+    def _find(self, name: str) -> Master | None:
+        """What is on the shelf; else room is made, which is taken until the master is there."""
         with self._lock:
             if name not in self._masters:
-                self._drop(self._size_of(name))
-                self._masters[name] = self._load(name)
+                self._reserved[name] = self._size_of(name)
+                self._drop()
+                return None
             self._masters.move_to_end(name)
             return self._masters[name]
 
@@ -53,12 +71,13 @@ class MasterShelf:
         """Hold no more than this from now on."""
         with self._lock:
             self._room_bytes = room_bytes
-            self._drop(0)
+            self._drop()
 
-    def _drop(self, needed_bytes: int) -> None:
-        while self._masters and self._held_bytes() + needed_bytes > self._room_bytes:
+    def _drop(self) -> None:
+        while self._masters and self._held_bytes() > self._room_bytes:
             name, _ = self._masters.popitem(last=False)
             self._dropped(name)
 
     def _held_bytes(self) -> int:
-        return sum(m.data.nbytes + m.std.nbytes + m.flags.nbytes for m in self._masters.values())
+        held = (m.data.nbytes + m.std.nbytes + m.flags.nbytes for m in self._masters.values())
+        return sum(held) + sum(self._reserved.values())

@@ -75,7 +75,7 @@ class Stacking:
         stack : ndarray of float32 or float64, shape (n_frames, rows, columns)
             Values of a band with its halo.
         bad : ndarray of uint8, same shape
-            Not 0 where a value is bad; changed.
+            1 where a value is bad, else 0; changed.
         inner : slice
             Rows without the halo.
         average, error : ndarray, shape (rows of `inner`, columns)
@@ -96,27 +96,31 @@ class Stacking:
         whole = tuple(np.empty(stack.shape[1:], p.dtype) for p in planes) if part else planes
         if self._is_fused:
             self._combine_at_once(stack, bad, whole)
-            self._combine_again(stack, bad, whole)
+            n_rejected = self._combine_again(stack, bad, inner, whole)
         else:
             values, flags = _by_pixel(stack), _by_pixel(bad)
-            np.minimum(flags, 1, out=flags)
             self._reject(values, flags)
             if self.grow_pixels >= 1:
                 rejected = np.flatnonzero((flags == reject.REJECTED).any(axis=0))
                 reject.grow_rejected(bad, rejected, self.grow_pixels)
             self._combine_kept(values, flags, [plane.reshape(-1) for plane in whole])
+            n_rejected = _count_rejected(bad[:, inner])
         if part:
             for plane, its_whole in zip(planes, whole, strict=True):
                 plane[:] = its_whole[inner]
-        return np.array([np.count_nonzero(frame[inner] >= reject.GROWN) for frame in bad])
+        return n_rejected
 
-    def _combine_again(self, stack: Array, bad: Array, planes: tuple[Array, ...]) -> None:
-        """Combine anew the few pixels near one of which not all values were kept."""
+    def _combine_again(
+        self, stack: Array, bad: Array, inner: slice, planes: tuple[Array, ...]
+    ) -> Array:
+        """Combine anew the few pixels near one of which not all values were kept.
+
+        These are all that can have a rejected value, which are counted as in `combine`.
+        """
         near = _widen(planes[2] < len(stack), self.halo_rows)
         places = np.flatnonzero(near)
         parts = np.array_split(places, 1 + len(stack) * places.size // _VALUES_AT_ONCE)
         values, flags = _by_pixel(stack), _by_pixel(bad)
-        np.minimum(flags, 1, out=flags)
         for part in parts:
             its_flags = flags[:, part]
             self._reject(values[:, part], its_flags)
@@ -127,6 +131,9 @@ class Stacking:
             self._combine_kept(values[:, part], flags[:, part], again)
             for plane, its_part in zip(planes, again, strict=True):
                 plane.reshape(-1)[part] = its_part
+        columns = stack.shape[2]
+        wanted = (places >= inner.start * columns) & (places < inner.stop * columns)
+        return _count_rejected(flags[:, places[wanted]])
 
     def _thresholds(self, kind: Any) -> tuple[Any, Any]:
         s = self.settings
@@ -175,6 +182,11 @@ class Stacking:
 def _by_pixel(stack: Array) -> Array:
     """A stack of images as one of pixels, which shares its memory."""
     return stack.reshape(len(stack), -1)
+
+
+def _count_rejected(flags: Array) -> Array:
+    """How many values of each frame were rejected."""
+    return np.array([np.count_nonzero(frame >= reject.GROWN) for frame in flags])
 
 
 def _widen(mask: Array, reach: int) -> Array:

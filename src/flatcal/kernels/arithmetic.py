@@ -180,6 +180,122 @@ def flag_bled(flags: Array, above: Array, below: Array) -> None:
 
 
 @kernel()
+def inherit_flags(flags: Array, its: Array, known: Any, other: Any) -> None:
+    """Lay the flags of a master over those of a frame.
+
+    Parameters
+    ----------
+    flags : ndarray of uint16, shape (rows, columns)
+        Of the frame, changed in place.
+    its : ndarray of uint16, same shape
+        Of the master.
+    known : uint16
+        Bits that a frame takes over as they are.
+    other : uint16
+        What it gets for any other bit.
+    """
+    for y in range(flags.shape[0]):
+        row, its_row = flags[y], its[y]
+        for x in range(row.size):
+            rest = other if its_row[x] & ~known else _NONE
+            row[x] |= (its_row[x] & known) | rest
+
+
+@kernel()
+def any_bit(flags: Array) -> Any:
+    """All bits that any pixel has.
+
+    Parameters
+    ----------
+    flags : ndarray of uint16, shape (rows, columns)
+        Flags.
+    """
+    found = _NONE
+    for y in range(flags.shape[0]):
+        row = flags[y]
+        for x in range(row.size):
+            found |= row[x]
+    return found
+
+
+@kernel()
+def mark_bad(flags: Array, counted: Any, bad: Array) -> int:
+    """Say which pixels have one of some flags, and how many these are.
+
+    Parameters
+    ----------
+    flags : ndarray of uint16, shape (rows, columns)
+        Flags.
+    counted : uint16
+        Bits that count.
+    bad : ndarray of uint8, same shape
+        Receives 1 where a pixel has one of them, else 0.
+    """
+    n_bad = 0
+    for y in range(flags.shape[0]):
+        row, its_bad = flags[y], bad[y]
+        for x in range(row.size):
+            its_bad[x] = (row[x] & counted) != 0
+        n_in_row = np.int32(0)  # of 32 bits, or the sum is not vectorised along with the bytes
+        for x in range(row.size):
+            n_in_row = np.int32(n_in_row + its_bad[x])
+        n_bad += int(n_in_row)
+    return n_bad
+
+
+@kernel()
+def flag_unlike(
+    image: Array, around: Array, block: int, least: float, most: float, flag: Any, flags: Array
+) -> None:
+    """Flag pixels that are far below or above what surrounds them.
+
+    Parameters
+    ----------
+    image : ndarray, shape (rows, columns)
+        Values.
+    around : ndarray of the same type
+        Level of each block.
+    block : int
+        Rows and columns of a block; those at the far sides may have fewer.
+    least, most : float
+        Share of the level below the first of which, or above the second, a pixel is flagged.
+    flag : uint16
+        The flag.
+    flags : ndarray of uint16, shape (rows, columns)
+        Gets it.
+    """
+    kind = image.dtype.type
+    for y in range(image.shape[0]):
+        row, its_flags = image[y], flags[y]
+        for i in range(around.shape[1]):
+            level = around[y // block, i]
+            low, high = kind(least) * level, kind(most) * level
+            for x in range(i * block, min((i + 1) * block, row.size)):
+                its_flags[x] |= flag if (row[x] < low or row[x] > high) else _NONE
+
+
+@kernel()
+def normalise_flat(flat: Array, flags: Array, norm: Any) -> None:
+    """Divide a flat by its level: 1 where it is flagged, flagged where it is not above 0.
+
+    Parameters
+    ----------
+    flat : ndarray, shape (rows, columns)
+        Changed in place.
+    flags : ndarray of uint16, same shape
+        Gets FLAT_INVALID.
+    norm : scalar of the type of `flat`
+        The level.
+    """
+    one = flat.dtype.type(1)
+    for y in range(flat.shape[0]):
+        row, its_flags = flat[y], flags[y]
+        for x in range(row.size):
+            row[x] = row[x] / norm if its_flags[x] == 0 else one
+            its_flags[x] |= FLAT_INVALID if row[x] <= 0 else _NONE
+
+
+@kernel()
 def _multiply(row: Array, flat: Array) -> None:
     for x in range(row.size):
         row[x] = row[x] * (flat[x] if flat[x] > 0 else row.dtype.type(1))
