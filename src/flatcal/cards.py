@@ -20,6 +20,7 @@ Value = str | bool | int | float | complex | None
 
 CARD: Final = 80
 COMMENTARY: Final = ("COMMENT", "HISTORY", "")
+_ISO_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 _PLAIN_CARD: Final = re.compile(
     r"([A-Z0-9_-]{1,8}) *= *"
@@ -242,3 +243,8 @@ def _parse_odd_card(image: str) -> tuple[str, Value]:
     except fits.VerifyError:
         value = image[10:].split("/", 1)[0].strip()
     return card.keyword.upper(), None if isinstance(value, fits.card.Undefined) else value
+
+
+def is_iso_date(value: Any) -> bool:
+    """Whether a date begins as the FITS standard has it, so that such dates sort as text."""
+    return isinstance(value, str) and _ISO_DATE.match(value) is not None

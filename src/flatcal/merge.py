@@ -11,8 +11,9 @@ from typing import Any, Final
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from flatcal.cards import is_iso_date
+
 _ABSENT: Final = object()
-_ISO_DATE: Final = re.compile(r"\d{4}-\d{2}-\d{2}")
 # Cards of a WCS that astropy keeps in the header as well, because they tell more than the WCS.
 _SHARED_WITH_WCS: Final = frozenset({"JD-OBS", "MJD-OBS", "DATE-OBS"})
 _MATRIX: Final = re.compile(r"(PC|CD)\d_\d")
@@ -87,11 +88,6 @@ def merge_wcs(all_wcs: Sequence[Any], header: MutableMapping[str, Any]) -> Any:
 def _plain(value: Any) -> Any:
     """Value that compares by content: HISTORY and the like as text."""
     return value if isinstance(value, str | Real) or value is _ABSENT else str(value)
-
-
-def is_iso_date(value: Any) -> bool:
-    """Whether a date begins as the FITS standard has it, so that such dates sort as text."""
-    return isinstance(value, str) and _ISO_DATE.match(value) is not None
 
 
 def _set(header: MutableMapping[str, Any], key: str, value: Any, comment: str) -> None:

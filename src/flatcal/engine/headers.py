@@ -13,11 +13,11 @@ from typing import Any, Final
 from astropy.io import fits
 
 from flatcal import __version__
+from flatcal.cards import is_iso_date
 from flatcal.flags import MEANING
 from flatcal.frame import Kind
 from flatcal.headers import open_file
 from flatcal.io import naming, quiet_astropy
-from flatcal.merge import is_iso_date
 from flatcal.plan import FramePlan, MasterPlan, Step
 from flatcal.state import STEP_RECORDS
 

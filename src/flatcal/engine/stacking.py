@@ -121,19 +121,21 @@ class Stacking:
         places = np.flatnonzero(near)
         parts = np.array_split(places, 1 + len(stack) * places.size // _VALUES_AT_ONCE)
         values, flags = _by_pixel(stack), _by_pixel(bad)
-        for part in parts:
-            its_flags = flags[:, part]
-            self._reject(values[:, part], its_flags)
+        # As `take` gathers them they lie as the kernels were compiled for.
+        of_parts = [np.take(values, part, axis=1) for part in parts]
+        for part, its_values in zip(parts, of_parts, strict=True):
+            its_flags = np.take(flags, part, axis=1)
+            self._reject(its_values, its_flags)
             flags[:, part] = its_flags
         reject.grow_rejected(bad, places, self.grow_pixels)
-        for part in parts:
+        for part, its_values in zip(parts, of_parts, strict=True):
             again = [np.empty(part.size, plane.dtype) for plane in planes]
-            self._combine_kept(values[:, part], flags[:, part], again)
+            self._combine_kept(its_values, np.take(flags, part, axis=1), again)
             for plane, its_part in zip(planes, again, strict=True):
                 plane.reshape(-1)[part] = its_part
         columns = stack.shape[2]
         wanted = (places >= inner.start * columns) & (places < inner.stop * columns)
-        return _count_rejected(flags[:, places[wanted]])
+        return _count_rejected(np.take(flags, places[wanted], axis=1))
 
     def _thresholds(self, kind: Any) -> tuple[Any, Any]:
         s = self.settings

@@ -223,10 +223,9 @@ def _average_kept(
 @kernel()
 def _set_weights(weights: Array, start: int, weight: Array) -> None:
     """Weights of the pixels of a block, which may be one for all."""
-    if weights.size == 1:
-        weight[:] = weights[0]
-    else:
-        weight[:] = weights[start : start + weight.size]
+    # One by one: a slice that is assigned takes a second to compile.
+    for x in range(weight.size):
+        weight[x] = weights[0] if weights.size == 1 else weights[start + x]
 
 
 @kernel()

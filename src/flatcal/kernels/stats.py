@@ -75,7 +75,11 @@ class RunningMedian:
         flags : ndarray of uint8, same shape or size 0
             Pixels that are not zero are left out.
         """
-        _collect(values.ravel(), flags.ravel(), self._low, self._high, self._inside, self._counts)
+        chosen = np.empty(_RUN, np.uint8)
+        _collect(
+            values.ravel(), flags.ravel(), self._low, self._high, chosen, chosen.view(np.uint64),
+            self._inside, self._counts,
+        )  # fmt: skip
 
     def find(self) -> float | None:
         """The median, NaN when no pixel is good; None where the sample deceived."""
@@ -231,7 +235,9 @@ def _count(run: Array, low: Any, high: Any) -> tuple[int, int, int, int, int]:
 
 
 @kernel()
-def _pick(run: Array, low: Any, high: Any, chosen: Array, inside: Array, place: int) -> int:
+def _pick(
+    run: Array, low: Any, high: Any, chosen: Array, eights: Array, inside: Array, place: int
+) -> int:
     """Append the values between the ends of the bracket; where the next would go.
 
     One value in some dozens is picked. So the comparisons are made first, vectorised, and eight
@@ -241,7 +247,6 @@ def _pick(run: Array, low: Any, high: Any, chosen: Array, inside: Array, place: 
         chosen[x] = 0
     for x in range(run.size):
         chosen[x] = (run[x] > low) & (run[x] < high)
-    eights = chosen.view(np.uint64)
     for i in range(eights.size):
         if eights[i] != 0:
             for x in range(8 * i, min(8 * i + 8, run.size)):
@@ -253,14 +258,21 @@ def _pick(run: Array, low: Any, high: Any, chosen: Array, inside: Array, place: 
 
 @kernel()
 def _collect(
-    values: Array, flags: Array, low: Any, high: Any, inside: Array, counts: Array
+    values: Array,
+    flags: Array,
+    low: Any,
+    high: Any,
+    chosen: Array,
+    eights: Array,
+    inside: Array,
+    counts: Array,
 ) -> None:
     """Add to the counts of `_count`, and collect what lies between the ends of the bracket.
 
-    What finds no room in `inside` is counted only.
+    What finds no room in `inside` is counted only. `chosen` is room for a run of bytes, and
+    `eights` the same memory as numbers of 64 bits: seen so within, it takes seconds to compile.
     """
     cleaned = np.empty(_RUN, values.dtype)
-    chosen = np.empty(_RUN, np.uint8)
     place = counts[2] - counts[1]
     for start in range(0, values.size, _RUN):
         run = _drop_flagged(values[start : start + _RUN], flags[start : start + _RUN], cleaned)
@@ -271,7 +283,7 @@ def _collect(
         counts[3] += up_to
         counts[4] += n_good
         if below_high > up_to_low and place + _RUN <= inside.size:
-            place = _pick(run, low, high, chosen, inside, place)
+            place = _pick(run, low, high, chosen, eights, inside, place)
 
 
 @kernel()
