@@ -163,6 +163,10 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "folder say whether the frame is a bias, dark, flat or science frame. Say it with "
             "--kind or in [[kinds]]."
         ),
+        "missing-extra": (
+            "The option or the address needs a library that flatcal does without otherwise. It "
+            "comes with the extra that the message names."
+        ),
         "mixed-binning": "Frames of different binning lie in the folder; each is matched apart.",
         "multi-extension": (
             "The file holds several images. Each frame must be one image for now; split the file."
