@@ -16,6 +16,7 @@ from flatcal.cli_library import library_app
 from flatcal.cli_look import report, view, watch
 from flatcal.cli_options import (
     ConfigFile,
+    Engine,
     Jobs,
     KindRules,
     LogFile,
@@ -23,6 +24,7 @@ from flatcal.cli_options import (
     OutFolder,
     Quiet,
     RawFolder,
+    Scheduler,
     Verbose,
     parse_size,
     read_config,
@@ -178,6 +180,8 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that flatcal did not write.")
     ] = False,
+    engine: Engine = "threads",
+    scheduler: Scheduler = None,
     quiet: Quiet = False,
     _log: LogFile = None,
     _verbose: Verbose = 0,
@@ -212,6 +216,9 @@ def run(
                 memory_bytes=memory_bytes,
                 overwrite=overwrite,
                 progress=tell,
+                engine=engine,
+                scheduler=scheduler,
+                dashboard=None if quiet else _show_dashboard,
             )
     except KeyboardInterrupt:
         text = f"flatcal: interrupted; {reached} done and kept in {out}, run again to go on"
@@ -311,6 +318,10 @@ def config_init(
         raise OutputError("output-exists", f"{output} is there already; choose another name")
     write_text(output, text)
     typer.echo(f"wrote {output}")
+
+
+def _show_dashboard(link: str) -> None:
+    typer.echo(f"dashboard: {link}", err=True)
 
 
 def _report(result: RunResult) -> None:

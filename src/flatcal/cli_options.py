@@ -7,7 +7,7 @@ import logging
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -28,10 +28,29 @@ KindRules = Annotated[
     ),
 ]
 Jobs = Annotated[
-    int | None, typer.Option("--jobs", "-j", min=1, help="Threads; all cores by default.")
+    int | None,
+    typer.Option(
+        "--jobs",
+        "-j",
+        min=1,
+        help="Threads, or processes of --engine dask; as many as cores by default.",
+    ),
 ]
 Memory = Annotated[
-    str, typer.Option("--memory", metavar="SIZE", help="Limit of all arrays, as 512MiB.")
+    str,
+    typer.Option("--memory", metavar="SIZE", help="Limit of all arrays of a process, as 512MiB."),
+]
+Engine = Annotated[
+    Literal["threads", "dask"],
+    typer.Option("--engine", help="Threads of this process, or processes of a Dask cluster."),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Dask scheduler, as tcp://host:8786; without it --engine dask starts processes here.",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what went wrong.")]
 

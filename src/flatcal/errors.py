@@ -36,6 +36,11 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "The dark has lost its bias, so it was meant to be scaled, but the frame it is "
             "subtracted from still holds its bias. Call subtract_bias first."
         ),
+        "cluster": (
+            "The Dask cluster of --scheduler does not answer, has no workers, was lost, or runs "
+            "another version of flatcal. All processes of a cluster need the same flatcal, and see "
+            "raw and output folder under the same paths. What is done is kept; run again to go on."
+        ),
         "dark-exposure": (
             "No dark is as long as the frame within dark.tolerance_s, and none can be scaled. "
             "Take darks of that exposure time, add bias frames so that a longer dark can be "
@@ -264,6 +269,11 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "The step does not fit what has already been removed from the frame, for example a "
             "second bias subtraction."
         ),
+        "worker-lost": (
+            "Several processes of the cluster ended, one after the other, at work on this output; "
+            "only it is missing. Most often the system ended them for want of memory: give "
+            "each process about 500 MB more than --memory."
+        ),
         "unit-missing": "The header has no BUNIT; pixel values are taken as ADU.",
     }
 )
@@ -286,6 +296,10 @@ class FlatcalError(Exception):
         self.slug = slug
         self.text = text
         super().__init__(f"{text} [{slug}]")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """How it goes from one process to another."""
+        return type(self), (self.slug, self.text)
 
 
 class ConfigError(FlatcalError, ValueError):
@@ -315,6 +329,10 @@ class BrokenFileError(FrameError):
         super().__init__(slug, text)
         self.path = path
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """How it goes from one process to another."""
+        return type(self), (self.slug, self.text, self.path)
+
 
 class StateError(FlatcalError, ValueError):
     """A step does not fit the processing state of the frame."""
@@ -326,6 +344,10 @@ class DarkExposureError(FlatcalError, RuntimeError):
 
 class OutputError(FlatcalError, OSError):
     """The output folder cannot be used."""
+
+
+class ClusterError(FlatcalError, RuntimeError):
+    """The cluster cannot be used, or was lost."""
 
 
 class FlatcalWarning(UserWarning):

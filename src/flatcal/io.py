@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from threading import Lock, RLock
 from types import TracebackType
 from typing import IO, Any, Self
@@ -341,7 +342,8 @@ def replacing(path: Path) -> Iterator[Path]:
     It is on the disk before it takes the name, and the name before this ends: neither a killed
     program nor a loss of power leaves half a file under the name.
     """
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    # Processes of a cluster may be at the same file, with the same number on several machines.
+    part = path.with_name(f".{path.name}.{token_hex(4)}{part_suffix()}")
     try:
         yield part
         _sync(part)
@@ -355,6 +357,11 @@ def replacing(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def part_suffix() -> str:
+    """How the name of a file ends that this process alone has use for; see `remove_stale_parts`."""
+    return f".part-{os.getpid()}"
 
 
 def _sync(path: Path) -> None:
@@ -375,7 +382,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def remove_stale_parts(folders: Iterable[Path]) -> None:
-    """Remove what processes that were killed have left of `replacing`.
+    """Remove files in work that processes which were killed have left.
 
     Parameters
     ----------

@@ -24,7 +24,7 @@ from kills import contents, require_whole
 from nights import SETTINGS, program
 
 from flatcal.camera import CameraSettings
-from flatcal.engine import run as engine
+from flatcal.engine import frames as engine
 from flatcal.engine.run import run_plan
 from flatcal.errors import BrokenFileError, OutputError
 from flatcal.facts import read_frame

@@ -7,17 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flatcal.engine.buffers import Buffers
+from flatcal.engine.bands import Combining, Member, Stack, open_members
 from flatcal.engine.defects import flag_dead, flag_flat_columns, flag_hot, flag_level_columns
 from flatcal.engine.inherited import inherited_errors
 from flatcal.engine.likeness import LEAST_FLATS, Likeness, compare_flats, sample_frames
-from flatcal.engine.masters import CalibratedFrame, Master, prepare
+from flatcal.engine.masters import CalibratedFrame
 from flatcal.engine.noise import (
     Variance,
     flat_noise,
@@ -29,9 +28,8 @@ from flatcal.engine.noise import (
     model_noise,
     shares_of_variance,
 )
+from flatcal.engine.setting import Setting, calibrated
 from flatcal.engine.stacking import Stacking
-from flatcal.engine.user_mask import UserMask
-from flatcal.engine.workers import Workers
 from flatcal.flags import INHERITED, Flag
 from flatcal.frame import Detector, Kind
 from flatcal.io import RawFrame
@@ -43,45 +41,11 @@ from flatcal.kernels.arithmetic import (
     normalise_flat,
 )
 from flatcal.kernels.stats import RunningMedian, median_of_good
-from flatcal.plan import FramePlan, MasterPlan, Step
+from flatcal.plan import FramePlan, MasterPlan
 from flatcal.projection import median_room
-from flatcal.recipe import Config
 from flatcal.rejection import require_some_left
 
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What all products of a run have in common.
-
-    Attributes
-    ----------
-    raw_folder : Path
-        The raw folder.
-    config : Config
-        Settings.
-    masters : callable
-        Gives a master by its name.
-    workers : Workers
-        Threads and their memory.
-    buffers : Buffers
-        Memory for what is not kept.
-    mask : UserMask or None
-        Pixels that the user marks.
-    """
-
-    raw_folder: Path
-    config: Config
-    masters: Callable[[str], Master]
-    workers: Workers
-    buffers: Buffers
-    mask: UserMask | None
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the calculation."""
-        return np.dtype(self.config.output.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +158,7 @@ def calibrate_frame(
     detector, lend = plan.detector, setting.buffers.lend
     assert detector is not None
     with_std = with_std and detector.noise_known
-    frame = _calibrated(raw, setting, plan, plan.steps)
+    frame = calibrated(raw, setting, plan, plan.steps)
     rows, columns = frame.preparation.shape
     refine = frame.preparation.refine
     if refine:
@@ -247,38 +211,12 @@ def _whole(frame: CalibratedFrame, setting: Setting) -> Iterator[tuple[Array, Ar
         yield data, bad
 
 
-def _calibrated(
-    raw: RawFrame,
-    setting: Setting,
-    plan: FramePlan,
-    steps: Sequence[Step],
-    refined_scale: float | None = None,
-) -> CalibratedFrame:
-    assert plan.shape is not None
-    assert plan.detector is not None
-    preparation = prepare(
-        steps, plan.shape, setting.masters, setting.dtype, setting.mask, refined_scale
-    )
-    return CalibratedFrame(raw, preparation, plan.detector, setting.buffers)
-
-
-def open_raw(setting: Setting, plan: FramePlan) -> RawFrame:
-    """The raw file of a frame, open."""
-    assert plan.storage is not None
-    assert plan.shape is not None
-    return RawFrame(setting.raw_folder / plan.file, plan.storage, plan.shape)
-
-
-@contextmanager
-def _open_calibrated(
-    setting: Setting, plan: FramePlan, steps: Sequence[Step], refined_scale: float | None = None
-) -> Iterator[CalibratedFrame]:
-    with open_raw(setting, plan) as raw:
-        yield _calibrated(raw, setting, plan, steps, refined_scale)
-
-
 def combine_raw(
-    setting: Setting, master: MasterPlan, frames: Sequence[FramePlan], zero: float | None
+    setting: Setting,
+    combining: Combining,
+    master: MasterPlan,
+    frames: Sequence[FramePlan],
+    zero: float | None,
 ) -> Planes:
     """Combine raw bias or dark frames, each calibrated by the steps of the master as it is read.
 
@@ -287,10 +225,8 @@ def combine_raw(
     detector = frames[0].detector
     assert detector is not None
     n = len(frames)
-    with ExitStack() as opened:
-        readers = [
-            opened.enter_context(_open_calibrated(setting, frame, master.steps)) for frame in frames
-        ]
+    members = tuple(Member(frame, master.steps) for frame in frames)
+    with open_members(members, setting) as readers:
         bias = readers[0].preparation.bias
         planes = _empty_planes(readers[0].preparation.shape, setting, detector)
         finish = partial(_keep_error, planes)
@@ -316,7 +252,8 @@ def combine_raw(
                 noise = model_noise(terms, ones, pixels, lost_bias=bias is not None)
         grow = setting.config.combine.grow_of(master.kind, by_noise=noise is not None)
         stacking = Stacking(setting.config.combine, ones, ones, noise, frame_noise(detector), grow)
-        planes = combine_bands(readers, stacking, planes, setting, master, finish)
+        stack = Stack(master.name, members, stacking, planes.data.shape)
+        planes = combine_bands(combining, stack, readers, planes, finish)
         _inherit(readers, planes.flags)
     if master.kind is Kind.DARK:
         flag_hot(planes.data, detector, planes.flags)
@@ -325,7 +262,11 @@ def combine_raw(
 
 
 def combine_flats(
-    setting: Setting, master: MasterPlan, frames: Sequence[FramePlan], flats: Sequence[Found]
+    setting: Setting,
+    combining: Combining,
+    master: MasterPlan,
+    frames: Sequence[FramePlan],
+    flats: Sequence[Found],
 ) -> Planes:
     """Combine raw flats, each calibrated as it is read and divided by its median.
 
@@ -335,11 +276,11 @@ def combine_flats(
     assert detector is not None
     levels = np.asarray([flat.median_adu for flat in flats], np.float64)
     weights = flat_weights(levels, detector) if settings.weights != "equal" else np.ones(len(flats))
-    with ExitStack() as opened:
-        readers = [
-            opened.enter_context(_open_calibrated(setting, frame, frame.steps, flat.refined_scale))
-            for frame, flat in zip(frames, flats, strict=True)
-        ]
+    members = tuple(
+        Member(frame, frame.steps, flat.refined_scale)
+        for frame, flat in zip(frames, flats, strict=True)
+    )
+    with open_members(members, setting) as readers:
         shape = readers[0].preparation.shape
         planes = _empty_planes(shape, setting, detector)
         finish: Finish = partial(_keep_error, planes)
@@ -357,7 +298,8 @@ def combine_flats(
         grow = settings.grow_of(Kind.FLAT, by_noise=by_noise)
         least = flat_noise(levels, detector)
         stacking = Stacking(settings, 1 / levels, weights, noise, least, grow)
-        planes = combine_bands(readers, stacking, planes, setting, master, finish)
+        stack = Stack(master.name, members, stacking, shape)
+        planes = combine_bands(combining, stack, readers, planes, finish)
         norm = setting.dtype.type(median_of_good(planes.data, planes.flags != 0))
         normalise_flat(planes.data, planes.flags, norm)
         _inherit(readers, planes.flags)
@@ -376,7 +318,8 @@ def combine_flats(
                     for std, factor in inherited:
                         add_error(planes.std[band], std[band], factor)
 
-            setting.workers.run_bands(*shape, setting.workers.stage(master.name), fill)
+            workers = combining.workers
+            workers.run_bands(*shape, workers.stage(master.name), fill)
             return planes
     if planes.std is not None:
         planes.std[:] /= norm
@@ -442,28 +385,25 @@ def _leave_for_later(_band: slice, _error: Array, _n_used: Array) -> None:
 
 
 def combine_bands(
+    combining: Combining,
+    stack: Stack,
     readers: Sequence[CalibratedFrame],
-    stacking: Stacking,
     planes: Planes,
-    setting: Setting,
-    master: MasterPlan,
     finish: Finish,
 ) -> Planes:
     """Combine frames in bands of rows, several bands at once.
 
     Parameters
     ----------
+    combining : Combining
+        Where the bands are worked on.
+    stack : Stack
+        The frames, and how they are combined.
     readers : sequence of CalibratedFrame
-        The frames.
-    stacking : Stacking
-        How they are combined.
+        The same, open.
     planes : Planes
         Receive the result, and NO_INPUT where no value was kept: the result there is the average
         of all.
-    setting : Setting
-        Type, threads and memory.
-    master : MasterPlan
-        What is made.
     finish : callable
         Called for each band when it has been combined.
 
@@ -472,39 +412,18 @@ def combine_bands(
     Planes
         The same, with the share of the pixels that were rejected in each frame.
     """
-    require_some_left(setting.config.combine, master.name, len(readers))
-    n, (rows, columns) = len(readers), planes.data.shape
-    kind, lend = setting.dtype.type, setting.buffers.lend
-    halo = stacking.halo_rows
+    require_some_left(stack.stacking.settings, stack.name, len(readers))
     rejected: list[Array] = []
 
-    def combine(band: slice) -> None:
-        start, stop = max(0, band.start - halo), min(rows, band.stop + halo)
-        inner = slice(band.start - start, band.stop - start)
-        with ExitStack() as lent:
-            stack = lent.enter_context(lend((n, stop - start, columns), kind))
-            bad = lent.enter_context(lend((n, stop - start, columns), np.uint8))
-            error = lent.enter_context(lend((band.stop - band.start, columns), kind))
-            n_used = lent.enter_context(lend((band.stop - band.start, columns), np.int32))
-            for reader, values, its_flags in zip(readers, stack, bad, strict=True):
-                # A defect of the detector is in all frames: the average is the best there is.
-                reader.read_bad(start, stop, values, its_flags, INHERITED)
-            result = planes.data[band]
-            rejected.append(stacking.combine(stack, bad, inner, result, error, n_used))
-            empty = n_used == 0
-            if empty.any():
-                scaled = stack[:, inner][:, empty] * stacking.scales.astype(kind)[:, None]
-                result[empty] = scaled.mean(axis=0)
-                planes.flags[band][empty] = Flag.NO_INPUT
-            planes.n_used[band] = n_used
-            finish(band, error, n_used)
+    def receive(band: slice, error: Array, n_used: Array, its_rejected: Array) -> None:
+        planes.n_used[band] = n_used
+        planes.flags[band][n_used == 0] = Flag.NO_INPUT
+        rejected.append(its_rejected)
+        finish(band, error, n_used)
 
     # Each band writes its own rows only, so the result does not depend on their order.
-    row_bytes = columns * (n * (kind().itemsize + 1) + kind().itemsize + 4)
-    row_bytes += columns * (2 * kind().itemsize + 4) if halo else 0
-    stage = setting.workers.stage(master.name)
-    setting.workers.run_bands(rows, row_bytes, stage, combine, halo_rows=2 * halo)
-    return replace(planes, rejected=np.sum(rejected, axis=0) / (rows * columns))
+    combining.combine(stack, readers, planes.data, receive)
+    return replace(planes, rejected=np.sum(rejected, axis=0) / planes.data.size)
 
 
 def _fill_unknown(planes: Planes, n_frames: int) -> Planes:

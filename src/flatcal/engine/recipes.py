@@ -12,7 +12,6 @@ from hashlib import sha256
 from typing import Any
 
 from flatcal import __version__
-from flatcal.engine.inputs import Inputs
 from flatcal.engine.user_mask import UserMask
 from flatcal.plan import FramePlan, MasterPlan, Step
 from flatcal.recipe import Config
@@ -32,8 +31,8 @@ class Recipes:
     ----------
     config : Config
         Its settings.
-    inputs : Inputs
-        Hashes of the raw files.
+    digests : callable
+        Gives name and SHA-256 of the raw file of each of some frames.
     mask : UserMask or None
         Pixels that the user marks.
     of_master : callable
@@ -41,7 +40,7 @@ class Recipes:
     """
 
     config: Config
-    inputs: Inputs
+    digests: Callable[[Sequence[FramePlan]], list[tuple[str, str]]]
     mask: UserMask | None
     of_master: Callable[[str], str]
 
@@ -83,7 +82,7 @@ class Recipes:
             {
                 "flatcal": __version__,
                 "operation": operation,
-                "inputs": self.inputs.digests(frames),
+                "inputs": self.digests(frames),
                 "frames": [frame.model_dump(mode="json", include=_PIXEL_FACTS) for frame in frames],
                 "steps": [step.model_dump(exclude={"reason"}) for step in steps],
                 "masters": {name: self.of_master(name) for name in sorted(masters)},

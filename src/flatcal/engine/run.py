@@ -5,49 +5,45 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from threading import Event, Lock
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import uuid4
 
 from flatcal import __version__
 from flatcal.engine.buffers import Buffers
-from flatcal.engine.headers import frame_header, master_header, read_header
+from flatcal.engine.executor import Executor, Threads
+from flatcal.engine.frames import Bench, FrameDone, FrameTask, hdu_of
+from flatcal.engine.headers import master_header, read_header
 from flatcal.engine.illumination import find_illumination
 from flatcal.engine.inputs import Inputs
 from flatcal.engine.lock import locking
-from flatcal.engine.master_files import load_master, require_unchanged
 from flatcal.engine.masters import Master, make_master
-from flatcal.engine.products import (
-    Found,
-    Planes,
-    Setting,
-    calibrate_frame,
-    combine_flats,
-    combine_raw,
-    find_of,
-    open_raw,
-)
+from flatcal.engine.order import Order
+from flatcal.engine.products import Found, Planes, combine_flats, combine_raw, find_of
 from flatcal.engine.recipes import Recipes
 from flatcal.engine.result import RunResult, find_misfits, outcome_of
-from flatcal.engine.shelf import MasterShelf
+from flatcal.engine.setting import Setting
+from flatcal.engine.shelf import MasterShelf, MasterSource
 from flatcal.engine.split import FlatPart, write_part
 from flatcal.engine.store import FOLDERS, OutputStore, check_output
 from flatcal.engine.user_mask import UserMask, load_user_mask
 from flatcal.engine.workers import Workers
-from flatcal.errors import BrokenFileError, FlatcalError, FrameError
+from flatcal.errors import BrokenFileError, ConfigError, FlatcalError, FrameError
+from flatcal.extras import require_extra
 from flatcal.frame import Caveat, Kind
 from flatcal.io import owning_up, remove_stale_parts
 from flatcal.kernels.compiled import telling_of_compilation
 from flatcal.plan import FramePlan, MasterPlan, Plan
-from flatcal.projection import DEFAULT_MEMORY_BYTES, master_bytes, project_memory
+from flatcal.projection import DEFAULT_MEMORY_BYTES, Stage, master_bytes, project_memory
 from flatcal.records import ProductRecord, RunRecord
+
+if TYPE_CHECKING:
+    from flatcal.engine.cluster import Cluster
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +58,9 @@ def run_plan(
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
     overwrite: bool = False,
     progress: Progress | None = None,
+    engine: Literal["threads", "dask"] = "threads",
+    scheduler: str | None = None,
+    dashboard: Callable[[str], None] | None = None,
 ) -> RunResult:
     """Run a plan.
 
@@ -72,13 +71,22 @@ def run_plan(
     out : str or Path
         The output folder; made if it is not there.
     jobs : int, optional
-        Threads; all cores when left out.
+        Threads, or processes of a cluster on this machine; as many as cores when left out.
     memory_bytes : int, optional
-        Limit of all arrays in memory at once; the program itself takes about 200 MB more.
+        Limit of all arrays in memory at once, on a cluster in each of its processes; the program
+        itself takes about 200 MB more.
     overwrite : bool, optional
         Replace files in the output folder that flatcal did not write.
     progress : callable, optional
         Called as ``progress(what, done, total)`` after each output.
+    engine : str, optional
+        'threads' of this process, or 'dask': the processes of a Dask cluster, which see raw and
+        output folder under the same paths as this one. The outputs are the same bytes.
+    scheduler : str, optional
+        Address of the Dask scheduler, as ``tcp://host:8786``; a cluster on this machine, for the
+        time of the run, when left out.
+    dashboard : callable, optional
+        Called with the address of the Dask dashboard, when the cluster is there.
 
     Returns
     -------
@@ -88,24 +96,39 @@ def run_plan(
     Raises
     ------
     ConfigError
-        When the plan cannot fit in the memory, or the mask of bad pixels cannot be read. Nothing
-        has been written then.
+        When the plan cannot fit in the memory, the mask of bad pixels cannot be read, or the extra
+        [dask] is not installed. Nothing has been written then.
+    ClusterError
+        When the cluster cannot be used, or is lost; what is done is kept.
     OutputError
         When the output folder cannot be used, or another run is using it. Nothing has been
         written then.
     """
+    if engine not in ("threads", "dask"):
+        raise ConfigError("bad-config", f"engine {engine!r} is neither 'threads' nor 'dask'")
+    if scheduler is not None and engine != "dask":
+        raise ConfigError("bad-config", f"the scheduler {scheduler} needs the engine dask")
     projection = project_memory(plan)
     projection.require(memory_bytes)
     mask = load_user_mask(plan.config.camera.bad_pixel_mask)
     folder = Path(out)
-    check_output(Path(plan.raw), folder)
-    jobs = jobs or os.cpu_count() or 1
-    with locking(folder):
+    with ExitStack() as stack:
+        cluster = None
+        if engine == "dask":
+            require_extra("dask", "distributed")
+            from flatcal.engine.cluster import connect  # noqa: PLC0415
+
+            cluster = stack.enter_context(connect(scheduler, jobs))
+            if dashboard is not None:
+                dashboard(cluster.dashboard)
+        jobs = jobs or os.cpu_count() or 1
+        check_output(Path(plan.raw), folder)
+        stack.enter_context(locking(folder))
         remove_stale_parts((folder, *(folder / name for name in FOLDERS)))
-        store = OutputStore(folder, overwrite=overwrite)
+        store = OutputStore.resume(folder, overwrite=overwrite)
         pool = ThreadPoolExecutor(jobs)
         workers = Workers(pool, jobs, memory_bytes, projection)
-        run = _Run(plan, store, workers, mask, progress or _silent)
+        run = _Run(plan, store, workers, mask, progress or _silent, cluster)
         try:
             with telling_of_compilation(run.tell_of_compilation):
                 return run.run()
@@ -129,6 +152,7 @@ class _Run:
         workers: Workers,
         mask: UserMask | None,
         progress: Progress,
+        cluster: Cluster | None,
     ) -> None:
         self.plan = plan
         self.raw = Path(plan.raw)
@@ -138,11 +162,18 @@ class _Run:
             self._load_master, lambda name: master_bytes(plan, name), self._wait_for_writing
         )
         self.buffers = Buffers()
-        self.setting = Setting(self.raw, plan.config, self.shelf.get, workers, self.buffers, mask)
+        self.setting = Setting(self.raw, plan.config, self.shelf.get, self.buffers, mask)
+        self.id = uuid4().hex
+        self.executor: Executor
+        if cluster is None:
+            bench = Bench(self.setting, store, self._recipe_of, self._leave)
+            self.executor = Threads(workers, bench)
+        else:
+            self.executor = cluster.executor(workers, self.setting.dtype, self._order)
         self.progress = progress
         self.frames = {frame.file: frame for frame in plan.frames}
-        self.inputs = Inputs(self.setting, store)
-        self.recipes = Recipes(plan.config, self.inputs, mask, self._recipe_of)
+        self.inputs = Inputs()
+        self.recipes = Recipes(plan.config, self.inputs.digests, mask, self._recipe_of)
         self.products: dict[str, ProductRecord] = {}
         self.writing: dict[str, Future[None]] = {}
         self.levels: dict[str, Found] = {}
@@ -226,7 +257,7 @@ class _Run:
 
     def _good_inputs(self, master: MasterPlan) -> list[FramePlan]:
         frames = [self.frames[file] for file in master.inputs]
-        self.workers.run([partial(self.inputs.know, frame) for frame in frames])
+        self._do("hash", self.inputs.unknown(frames))
         good = self.inputs.good(frames)
         if not good:
             cause = self.inputs.failures[master.inputs[0]]
@@ -239,7 +270,7 @@ class _Run:
         zero = self._zero_of(master)
         self._produce_master(
             master, frames, self.recipes.of_raw_master(master, frames, zero),
-            lambda: combine_raw(self.setting, master, frames, zero),
+            lambda: combine_raw(self.setting, self.executor, master, frames, zero),
         )  # fmt: skip
 
     def _zero_of(self, master: MasterPlan) -> float | None:
@@ -260,14 +291,14 @@ class _Run:
             ):
                 self.inputs.failures |= {f.file: known[f.file] for f in everyone if f.file in known}
                 return
-            self._for_frames(everyone, self._try_level)
+            self._for_frames("level", everyone)
         for frame in self._good_inputs(master):
             self._require_light(frame, master)
         frames = self._good_inputs(master)
         levels = [self.levels[frame.file] for frame in frames]
         self._produce_master(
             master, frames, self.recipes.of_flat_master(frames),
-            lambda: combine_flats(self.setting, master, frames, levels),
+            lambda: combine_flats(self.setting, self.executor, master, frames, levels),
         )  # fmt: skip
 
     def _require_light(self, frame: FramePlan, master: MasterPlan) -> None:
@@ -277,23 +308,10 @@ class _Run:
             text = f"{told}, so it is not used in {master.name}; leave the file out"
             self.inputs.fail(frame.file, FrameError("flat-level", text))
 
-    def _leave(self, *_rows: Any) -> None:
-        """Take rows that nobody wants; an interrupted run ends here."""
+    def _leave(self) -> None:
+        """An interrupted run ends here."""
         if self.stopped.is_set():
             raise KeyboardInterrupt
-
-    def _try_level(self, frame: FramePlan) -> None:
-        """Level of a flat that is not written."""
-        try:
-            with owning_up(frame.file), open_raw(self.setting, frame) as raw:
-                found = calibrate_frame(
-                    raw, self.setting, frame, with_std=False, hashed=False, take=self._leave
-                )
-        except FlatcalError as error:
-            self.inputs.fail(frame.file, error)
-        else:
-            with self.lock:
-                self.levels[frame.file] = found
 
     def _produce_master(
         self,
@@ -307,7 +325,7 @@ class _Run:
         self.store.check_replaceable(master.output)
         self._make_room(master.name)
         planes = make()
-        raws = [read_header(self.raw / f.file, _hdu(f)) for f in frames]
+        raws = [read_header(self.raw / f.file, hdu_of(f)) for f in frames]
         bias_recipe = self._recipe_of(master.lost_bias) if master.lost_bias else ""
         header = master_header(raws, master, frames, bias_recipe)
         product = self._describe(
@@ -362,17 +380,19 @@ class _Run:
 
     def _load_master(self, name: str) -> Master:
         """A master that this run, or an earlier one, has written."""
-        plan = self.plan.master(name)
-        if plan.stored is not None:
-            require_unchanged(plan.stored)
-            lost_bias, path = self._lost_bias(plan), Path(plan.stored.path)
+        return self._source_of(name).load(self.setting.dtype)
+
+    def _source_of(self, name: str) -> MasterSource:
+        """Where a master can be read, when it has been written."""
+        plan, n_bytes = self.plan.master(name), master_bytes(self.plan, name)
+        if (stored := plan.stored) is not None:
+            lost_bias = self._lost_bias(plan)
             zero = 0.0 if lost_bias or plan.kind is not Kind.DARK else None
-            return load_master(path, lost_bias, self.setting.dtype, zero)
-        if name in self.writing:
-            self.writing[name].result()
+            return MasterSource(Path(stored.path), lost_bias, zero, stored.sha256, n_bytes, stored)
+        self._wait_for_writing(name)
         product = self._product_of(name)
-        path, zero = self.store.out / product.output, self._zero_of(plan)
-        return load_master(path, plan.lost_bias, self.setting.dtype, zero)
+        path = self.store.out.absolute() / product.output
+        return MasterSource(path, plan.lost_bias, self._zero_of(plan), product.recipe, n_bytes)
 
     def _lost_bias(self, dark: MasterPlan) -> str:
         """Name of the bias that a dark of the library has lost, if this plan has it."""
@@ -394,9 +414,9 @@ class _Run:
 
     def _calibrate(self, kind: Kind) -> None:
         chosen = [f for f in self.plan.frames if f.kind is kind and f.action == "calibrate"]
-        self._for_frames(chosen, self._try_frame)
+        self._for_frames("write", chosen)
 
-    def _for_frames(self, frames: Sequence[FramePlan], task: Callable[[FramePlan], None]) -> None:
+    def _for_frames(self, do: Literal["level", "write"], frames: Sequence[FramePlan]) -> None:
         """Do something for each of some frames of a kind, several at once."""
         if not frames:
             return
@@ -404,8 +424,42 @@ class _Run:
         stage = self.workers.stage(frames[0].kind.value)
         self._make_room(stage.what)
         # Those with the same masters one after the other: few masters are in memory at once.
-        ordered = sorted(frames, key=lambda frame: [step.master or "" for step in frame.steps])
-        self.workers.run([partial(task, frame) for frame in ordered], stage)
+        self._do(do, sorted(frames, key=lambda f: [step.master or "" for step in f.steps]), stage)
+
+    def _do(
+        self,
+        do: Literal["hash", "level", "write"],
+        frames: Iterable[FramePlan],
+        stage: Stage | None = None,
+    ) -> None:
+        tasks = [
+            FrameTask(
+                do,
+                frame,
+                self.inputs.records.get(frame.file),
+                self.store.known_input(str(self.raw), frame.file),
+                frame.output is not None and self.store.may_replace(frame.output),
+            )
+            for frame in frames
+        ]
+        self.executor.run_frames(tasks, stage, self._receive)
+
+    def _receive(self, task: FrameTask, done: FrameDone) -> None:
+        """Take note of what came of a frame."""
+        file = task.frame.file
+        if done.record is not None:
+            self.inputs.keep(file, done.record)
+        if done.failure is not None:
+            self.inputs.fail(file, done.failure)
+        with self.lock:
+            if done.found is not None:
+                self.levels[file] = done.found
+            if done.product is not None:
+                self.products[done.product.output] = done.product
+                if done.is_made:
+                    self.made.add(done.product.output)
+        if task.do == "write":
+            self._step_done(file)
 
     def _make_room(self, stage: str) -> None:
         """Drop masters that a stage leaves no memory for, and what the last stage worked in."""
@@ -413,73 +467,28 @@ class _Run:
         self.buffers.clear()
         self.shelf.make_room(workers.stage(stage).room_bytes(workers.jobs, workers.memory_bytes))
 
-    def _try_frame(self, frame: FramePlan) -> None:
-        try:
-            with owning_up(frame.file):
-                self._make_frame(frame)
-        except FlatcalError as error:
-            self.inputs.fail(frame.file, error)
-        self._step_done(frame.file)
-
-    def _make_frame(self, frame: FramePlan) -> None:
-        output = _output(frame)
-        assert frame.kind is not None
-        if self.store.holds(output):
-            # Whether it is up to date is told by the hash of its input.
-            if not self.inputs.know(frame):
-                return
-            if self._is_current(output, frame.kind, self.recipes.of_frame(frame), [frame]):
-                product = self.products[output]
-                found = Found(product.median_adu, product.n_flagged, None, product.refined_scale)
-                with self.lock:
-                    self.levels[frame.file] = found
-                return
-            self.store.check_replaceable(output)
-        found = self._write_frame(frame)
-        with self.lock:
-            self.levels[frame.file] = found
-            self.made.add(output)
-
-    def _write_frame(self, frame: FramePlan) -> Found:
-        """Hash, calibrate and write a frame, all in one pass over its pixels."""
-        output, settings = _output(frame), self.plan.config.output
-        assert frame.kind is not None
-        assert frame.detector is not None
-        has_std = settings.uncertainty and frame.detector.noise_known
-        has_mask = self._has_mask(output)
-        dtypes: dict[str, Any] = {"PRIMARY": self.setting.dtype}
-        dtypes |= {"UNCERT": self.setting.dtype} if has_std else {}
-        dtypes |= {"MASK": np.uint8, "FLAGS": np.int16} if has_mask else {}
-        header = frame_header(read_header(self.raw / frame.file, _hdu(frame)), frame)
-        with ExitStack() as stack:
-            writer = stack.enter_context(
-                self.store.writing(output, header, frame.file, frame.kept_shape, dtypes)
-            )
-
-            # Closed before the output gets its name: closing tells whether the file has changed.
-            raw = stack.enter_context(open_raw(self.setting, frame))
-            hashed = not self.inputs.knows(frame, raw)
-
-            def take(data: Any, std: Any, bad: Any, flags: Any) -> None:
-                self._leave()
-                planes = {
-                    "PRIMARY": data,
-                    "UNCERT": std,
-                    "MASK": bad,
-                    "FLAGS": flags.view(np.int16),
-                }
-                writer.write(*(planes[name] for name in dtypes))
-
-            found = calibrate_frame(
-                raw, self.setting, frame, with_std=has_std, hashed=hashed, take=take
-            )
-            self.inputs.keep(frame, raw)
-            recipe = self.recipes.of_frame(frame)
-            product = self._describe(output, frame.kind, found, header, recipe, [frame])
-            writer.finish(header)
-        with self.lock:
-            self.products[output] = product
-        return found
+    def _order(self, stage: Stage | None, masters: Iterable[str], jobs: int) -> Order:
+        """What the processes of a cluster have to know for a stage that needs some masters."""
+        mask = self.plan.config.camera.bad_pixel_mask
+        sources: dict[str, MasterSource | FrameError] = {}
+        for name in masters:
+            try:
+                sources[name] = self._source_of(name)
+            except FrameError as error:
+                sources[name] = error
+        return Order(
+            id=uuid4().hex,
+            run=self.id,
+            version=__version__,
+            raw=self.raw,
+            out=self.store.out.absolute(),
+            mask=None if mask is None else Path(mask).absolute(),
+            config=self.plan.config,
+            stage=stage,
+            jobs=jobs,
+            memory_bytes=self.workers.memory_bytes,
+            masters=sources,
+        )
 
     # -- outputs -----------------------------------------------------------------------
 
@@ -524,13 +533,3 @@ class _Run:
         else:
             with self.lock:
                 self.made.add(product.output)
-
-
-def _output(frame: FramePlan) -> str:
-    assert frame.output is not None
-    return frame.output
-
-
-def _hdu(frame: FramePlan) -> int:
-    assert frame.storage is not None
-    return frame.storage.hdu

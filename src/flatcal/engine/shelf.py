@@ -4,9 +4,48 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
+from typing import Any
 
+from flatcal.engine.master_files import load_master, require_unchanged
 from flatcal.engine.masters import Master
+from flatcal.stored import StoredMaster
+
+
+@dataclass(frozen=True, slots=True)
+class MasterSource:
+    """Where a master is read from, and what is known of it.
+
+    Attributes
+    ----------
+    path : Path
+        Its file.
+    lost_bias : str
+        Name of the bias that a dark has lost; empty when it holds its bias.
+    zero : float or None
+        Value that a dark has where there is no current; None takes its median.
+    recipe : str
+        Hash of what determined its pixels.
+    n_bytes : int
+        What it takes in memory.
+    stored : StoredMaster or None
+        The master of the library that it is.
+    """
+
+    path: Path
+    lost_bias: str
+    zero: float | None
+    recipe: str
+    n_bytes: int
+    stored: StoredMaster | None = None
+
+    def load(self, dtype: Any) -> Master:
+        """Read it, if it is what it was; see `load_master`."""
+        if self.stored is not None:
+            require_unchanged(self.stored)
+        return load_master(self.path, self.lost_bias, dtype, self.zero)
 
 
 class MasterShelf:

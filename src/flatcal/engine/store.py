@@ -78,25 +78,36 @@ class OutputStore:
         The folder, made by `check_output`.
     overwrite : bool
         Whether files that flatcal did not write may be replaced.
+    previous : RunRecord, optional
+        What an earlier run did there.
     """
 
-    def __init__(self, out: Path, *, overwrite: bool) -> None:
+    def __init__(
+        self, out: Path, *, overwrite: bool = False, previous: RunRecord | None = None
+    ) -> None:
         self.out = out
         self.overwrite = overwrite
-        self._check_records()
-        self.previous = _previous_record(out)
+        self.previous = previous
 
-    def _check_records(self) -> None:
-        """Refuse plan.json and run.json of somebody else, which would be replaced."""
+    @classmethod
+    def resume(cls, out: Path, *, overwrite: bool) -> OutputStore:
+        """The folder with what an earlier run has left in it.
+
+        Raises
+        ------
+        OutputError
+            When plan.json or run.json, which would be replaced, are somebody else's.
+        """
         for name in ("plan.json", "run.json"):
-            path = self.out / name
-            if self.overwrite or not path.exists():
+            path = out / name
+            if overwrite or not path.exists():
                 continue
             # Both begin so, whatever became of the rest.
             if not path.is_file() or b'"schema_version"' not in path.read_bytes()[:100]:
                 raise OutputError(
                     "output-exists", f"{path} was not written by flatcal; say --overwrite"
                 )
+        return cls(out, overwrite=overwrite, previous=_previous_record(out))
 
     def known_input(self, raw: str, file: str) -> InputRecord | None:
         """A raw file as the earlier run read it, if it was in the same folder."""
@@ -154,11 +165,17 @@ class OutputStore:
 
     def check_replaceable(self, output: str) -> None:
         """Never replace what flatcal did not write, unless asked to."""
+        if not self.may_replace(output):
+            self.require_ours(output)
+
+    def may_replace(self, output: str) -> bool:
+        """Whether an output may be replaced whatever it is: asked for, or by the earlier run."""
+        return self.overwrite or (self.previous is not None and output in self.previous.products)
+
+    def require_ours(self, output: str) -> None:
+        """Refuse a file under the name of an output that flatcal did not write."""
         path = self.out / output
-        if self.overwrite or not path.exists():
-            return
-        known = self.previous.products if self.previous else {}
-        if not self._is_ours(path) and output not in known:
+        if path.exists() and not self._is_ours(path):
             raise OutputError(
                 "output-exists", f"{path} was not written by flatcal; say --overwrite"
             )

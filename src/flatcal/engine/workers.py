@@ -87,7 +87,17 @@ class Workers:
         halo_rows : int
             Rows that a band takes in addition, above and below together.
         """
-        at_once = stage.threads(self.jobs, self.memory_bytes)
-        step = max(1, stage.thread_bytes(at_once, self.memory_bytes) // row_bytes - halo_rows)
-        bands = [slice(start, min(start + step, rows)) for start in range(0, rows, step)]
+        bands = cut_bands(rows, row_bytes, stage, self.jobs, self.memory_bytes, halo_rows)
         self.run([partial(task, band) for band in bands], stage)
+
+
+def cut_bands(
+    rows: int, row_bytes: int, stage: Stage, jobs: int, memory_bytes: int, halo_rows: int = 0
+) -> list[slice]:
+    """Bands of rows, as high as a limit of memory allows where so many threads are at work.
+
+    See `Workers.run_bands`.
+    """
+    at_once = stage.threads(jobs, memory_bytes)
+    step = max(1, stage.thread_bytes(at_once, memory_bytes) // row_bytes - halo_rows)
+    return [slice(start, min(start + step, rows)) for start in range(0, rows, step)]

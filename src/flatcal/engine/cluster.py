@@ -1,0 +1,323 @@
+"""A run on the processes of a Dask cluster.
+
+The scheduler sees orders, tasks and records, never pixels: calibrated frames and combined bands
+go to files of the output folder, which all processes share. Work is handed out in a window, so
+that the scheduler holds as much for ten million frames as for a thousand.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import islice
+from typing import Any, Final, TypeVar
+
+import numpy as np
+from distributed import Client, Future, KilledWorker, LocalCluster, wait
+from distributed.client import FuturesCancelledError
+from numpy.typing import NDArray
+
+from flatcal import __version__
+from flatcal.engine.bands import Receive, Stack
+from flatcal.engine.cluster_tasks import do_band, do_frame, give_up
+from flatcal.engine.frames import FrameDone, FrameTask
+from flatcal.engine.masters import CalibratedFrame
+from flatcal.engine.order import Order
+from flatcal.engine.part import BandPart
+from flatcal.engine.workers import Workers, cut_bands
+from flatcal.errors import ClusterError, FlatcalError, FrameError
+from flatcal.io import part_suffix
+from flatcal.projection import Stage
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[Any]
+Item = TypeVar("Item")
+
+# Seconds in which a scheduler has to answer, and then a worker has to be there.
+CONNECT_S: Final = 10.0
+WORKERS_S: Final = 60.0
+
+# Seconds between two looks at the workers, while nothing comes back.
+_LOOK_S: Final = 5.0
+
+# Seconds for which tasks in work are waited for, when a run is given up.
+_GIVE_UP_S: Final = 30.0
+
+# Tasks that are handed out for each thread of the cluster, so that none waits for the next one.
+_TASKS_PER_THREAD: Final = 4
+
+
+@contextmanager
+def connect(scheduler: str | None, jobs: int | None) -> Iterator[Cluster]:
+    """A cluster for the time of the context.
+
+    Parameters
+    ----------
+    scheduler : str or None
+        Address of its scheduler; None starts processes on this machine.
+    jobs : int or None
+        How many of them; None for as many as there are cores.
+
+    Raises
+    ------
+    ClusterError
+        When it does not answer in time, has no workers, or runs another flatcal.
+    """
+    if scheduler is None:
+        # Memory is bounded by the run itself; and a port that is free, as there may be several.
+        with (
+            LocalCluster(
+                n_workers=jobs or os.cpu_count() or 1, threads_per_worker=1, processes=True,
+                memory_limit=0, dashboard_address="127.0.0.1:0", silence_logs=logging.ERROR,
+            ) as local,
+            Client(local, set_as_default=False) as client,
+        ):  # fmt: skip
+            yield _checked(client)
+        return
+    try:
+        client = Client(scheduler, timeout=CONNECT_S, set_as_default=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise ClusterError(
+            "cluster",
+            f"no Dask scheduler answers at {scheduler} within {CONNECT_S:g} s ({error}); start "
+            "one, or correct --scheduler",
+        ) from error
+    with client:
+        yield _checked(client)
+
+
+def _checked(client: Client) -> Cluster:
+    address = client.scheduler.address
+    try:
+        client.wait_for_workers(1, timeout=WORKERS_S)
+    except TimeoutError as error:
+        raise ClusterError(
+            "cluster",
+            f"the scheduler {address} has no workers within {WORKERS_S:g} s; start them with "
+            f"'dask worker {address}'",
+        ) from error
+    cluster = Cluster(client)
+    cluster.require_same_version()
+    return cluster
+
+
+class Cluster:
+    """A Dask cluster with at least one worker.
+
+    Parameters
+    ----------
+    client : Client
+        Connected.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    @property
+    def dashboard(self) -> str:
+        """Address of the Dask dashboard."""
+        return str(self.client.dashboard_link)
+
+    def require_same_version(self) -> None:
+        """Refuse workers with another flatcal.
+
+        Raises
+        ------
+        ClusterError
+            It names a worker and both versions.
+        """
+        versions = self.client.get_versions(packages=["flatcal"])["workers"]
+        for address, found in versions.items():
+            version = found["packages"].get("flatcal")
+            if version != __version__:
+                told = f"flatcal {version}" if version else "no flatcal"
+                raise ClusterError(
+                    "cluster",
+                    f"the worker {address} has {told}, the run is of {__version__}; install the "
+                    "same everywhere",
+                )
+
+    def threads(self) -> list[int]:
+        """Threads of each worker; none while there are no workers."""
+        return list(self.client.nthreads().values())
+
+    def executor(
+        self,
+        workers: Workers,
+        dtype: np.dtype[Any],
+        order: Callable[[Stage | None, Iterable[str], int], Order],
+    ) -> Dask:
+        """What hands the work of a run to the cluster; see `Dask`."""
+        return Dask(self, workers, dtype, order)
+
+
+class Dask:
+    """Frames and bands are worked on by the processes of a cluster.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        The cluster.
+    workers : Workers
+        Threads of this process, for what is not worth sending.
+    dtype : dtype
+        Of the calculation.
+    order : callable
+        Gives the order for a stage, the masters that it needs, and threads of a worker.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        workers: Workers,
+        dtype: np.dtype[Any],
+        order: Callable[[Stage | None, Iterable[str], int], Order],
+    ) -> None:
+        self.workers = workers
+        self._cluster = cluster
+        self._client = cluster.client
+        self._dtype = dtype
+        self._order = order
+        self._n_threads = 1
+        self._look_again = 0.0
+
+    def run_frames(
+        self,
+        tasks: Sequence[FrameTask],
+        stage: Stage | None,
+        receive: Callable[[FrameTask, FrameDone], None],
+    ) -> None:
+        """See `flatcal.engine.executor.Executor`."""
+        masters = {step.master for task in tasks for step in task.frame.steps if step.master}
+        order = self._order(stage, sorted(masters), self._jobs())
+        posted = self._post(order)
+
+        def submit(task: FrameTask) -> Future:
+            return self._client.submit(do_frame, posted, task, pure=False)
+
+        def lost(task: FrameTask, error: FrameError) -> FrameDone:
+            return FrameDone(task.record, error)
+
+        self._in_window(order, tasks, submit, receive, lost)
+
+    def combine(
+        self, stack: Stack, _readers: Sequence[CalibratedFrame], data: Array, receive: Receive
+    ) -> None:
+        """See `flatcal.engine.bands.Combining`; the open frames are not needed."""
+        jobs, stage = self._jobs(), self.workers.stage(stack.name)
+        masters = {step.master for m in stack.members for step in m.steps if step.master}
+        order = self._order(stage, sorted(masters), jobs)
+        posted, posted_stack = self._post(order), self._post(stack)
+        bands = cut_bands(
+            stack.shape[0], stack.row_bytes(self._dtype), stage, jobs, self.workers.memory_bytes,
+            halo_rows=2 * stack.halo_rows,
+        )  # fmt: skip
+        folder, suffix = order.out / "masters", part_suffix()
+
+        def submit(band: slice) -> Future:
+            return self._client.submit(
+                do_band, posted, posted_stack, band, folder, suffix, pure=False
+            )
+
+        def take(band: slice, part: BandPart) -> None:
+            shape = band.stop - band.start, stack.shape[1]
+            data[band], error, n_used = part.read(shape, self._dtype)
+            receive(band, error, n_used, part.rejected)
+
+        try:
+            self._in_window(order, bands, submit, take, _raise_lost)
+        finally:
+            # Of workers that were lost, or bands that nobody waits for.
+            for path in folder.glob(f".{stack.name}-*{suffix}"):
+                path.unlink(missing_ok=True)
+
+    def _jobs(self) -> int:
+        return max(self._cluster.threads(), default=1)
+
+    def _post(self, something: Any) -> Future:
+        """Put something where all workers find it, also when one that holds it is lost."""
+        return self._client.submit(_itself, something, pure=False)
+
+    def _in_window(
+        self,
+        order: Order,
+        items: Sequence[Item],
+        submit: Callable[[Item], Future],
+        receive: Callable[[Item, Any], None],
+        lost: Callable[[Item, FrameError], Any],
+    ) -> None:
+        """Hand out work, a few tasks for each thread at a time, and receive what comes of it."""
+        waiting = iter(items)
+        pending: dict[Future, Item] = {}
+        try:
+            while True:
+                room = max(0, self._window() - len(pending))
+                pending |= {submit(item): item for item in islice(waiting, room)}
+                if not pending:
+                    return
+                for future, result in self._ended(pending):
+                    item = pending.pop(future)
+                    receive(item, lost(item, result) if isinstance(result, FrameError) else result)
+        except FuturesCancelledError as error:
+            address = self._client.scheduler.address
+            raise ClusterError(
+                "cluster", f"the scheduler {address} was lost; start it and run again"
+            ) from error
+        except BaseException:
+            self._give_up(order, list(pending))
+            raise
+
+    def _window(self) -> int:
+        """Tasks that may be handed out at once; workers come and go."""
+        if time.monotonic() > self._look_again:
+            self._look_again = time.monotonic() + _LOOK_S
+            n_threads = sum(self._cluster.threads())
+            if not n_threads:
+                logger.warning("the cluster has no workers now; waiting for one")
+            self._n_threads = n_threads or self._n_threads
+        return self._n_threads * _TASKS_PER_THREAD
+
+    def _ended(self, pending: Iterable[Future]) -> list[tuple[Future, Any]]:
+        """Tasks that have ended with their results, none where nothing ends for a while.
+
+        A task that took several workers with it gives a FrameError.
+        """
+        try:
+            ended = list(wait(list(pending), _LOOK_S, "FIRST_COMPLETED").done)
+        except TimeoutError:
+            return []
+        failed = [future for future in ended if future.status == "error"]
+        results: list[tuple[Future, Any]] = [(future, self._why(future)) for future in failed]
+        good = [future for future in ended if future.status != "error"]
+        return results + list(zip(good, self._client.gather(good), strict=True))
+
+    def _why(self, future: Future) -> FrameError:
+        """Why a task has failed, where that is no more than one output; else it is raised."""
+        error = future.exception()
+        if isinstance(error, KilledWorker):
+            return FrameError(
+                "worker-lost",
+                f"{error.allowed_failures + 1} workers ended while they worked on it, the last "
+                f"{error.last_worker.address}; give workers more memory than --memory",
+            )
+        if not isinstance(error, FlatcalError):
+            self._cluster.require_same_version()
+        raise error
+
+    def _give_up(self, order: Order, pending: list[Future]) -> None:
+        """Take back what has not begun, and wait for what has: it ends at its next band."""
+        with suppress(OSError, TimeoutError):
+            self._client.cancel(pending)
+            self._client.run(give_up, order.id, _GIVE_UP_S, on_error="ignore")
+
+
+def _itself(something: Item) -> Item:
+    return something
+
+
+def _raise_lost(_band: slice, error: FrameError) -> None:
+    raise error

@@ -1,0 +1,80 @@
+"""What all products of a run have in common, and raw frames as they are opened with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from flatcal.engine.buffers import Buffers
+from flatcal.engine.masters import CalibratedFrame, Master, prepare
+from flatcal.engine.user_mask import UserMask
+from flatcal.io import RawFrame
+from flatcal.plan import FramePlan, Step
+from flatcal.recipe import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What all products of a run have in common.
+
+    Attributes
+    ----------
+    raw_folder : Path
+        The raw folder.
+    config : Config
+        Settings.
+    masters : callable
+        Gives a master by its name.
+    buffers : Buffers
+        Memory for what is not kept.
+    mask : UserMask or None
+        Pixels that the user marks.
+    """
+
+    raw_folder: Path
+    config: Config
+    masters: Callable[[str], Master]
+    buffers: Buffers
+    mask: UserMask | None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the calculation."""
+        return np.dtype(self.config.output.dtype)
+
+
+def open_raw(setting: Setting, plan: FramePlan) -> RawFrame:
+    """The raw file of a frame, open."""
+    assert plan.storage is not None
+    assert plan.shape is not None
+    return RawFrame(setting.raw_folder / plan.file, plan.storage, plan.shape)
+
+
+def calibrated(
+    raw: RawFrame,
+    setting: Setting,
+    plan: FramePlan,
+    steps: Sequence[Step],
+    refined_scale: float | None = None,
+) -> CalibratedFrame:
+    """An open frame that is calibrated as it is read."""
+    assert plan.shape is not None
+    assert plan.detector is not None
+    preparation = prepare(
+        steps, plan.shape, setting.masters, setting.dtype, setting.mask, refined_scale
+    )
+    return CalibratedFrame(raw, preparation, plan.detector, setting.buffers)
+
+
+@contextmanager
+def open_calibrated(
+    setting: Setting, plan: FramePlan, steps: Sequence[Step], refined_scale: float | None = None
+) -> Iterator[CalibratedFrame]:
+    """A frame that is calibrated as it is read, opened for the time of the context."""
+    with open_raw(setting, plan) as raw:
+        yield calibrated(raw, setting, plan, steps, refined_scale)
