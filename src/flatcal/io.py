@@ -381,18 +381,23 @@ def _sync_folder(path: Path) -> None:
             raise
 
 
-def remove_stale_parts(folders: Iterable[Path]) -> None:
+def remove_stale_parts(folders: Iterable[Path], *, of_all: bool = False) -> None:
     """Remove files in work that processes which were killed have left.
 
     Parameters
     ----------
     folders : iterable of Path
         Folders in which no other process on another machine writes.
+    of_all : bool
+        Whether those of living processes go too: nobody is at work there any more.
     """
     for folder in folders:
         for path in folder.iterdir():
             match = _PART.fullmatch(path.name)
-            if match and (int(match[1]) == os.getpid() or not is_alive(int(match[1]))):
+            if match is None:
+                continue
+            pid = int(match[1])
+            if of_all or pid == os.getpid() or not is_alive(pid):
                 logger.info("removing %s, which an interrupted run has left", path)
                 path.unlink(missing_ok=True)
 

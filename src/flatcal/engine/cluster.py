@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any, Final, TypeVar
 
+import dask.config
 import numpy as np
 from distributed import Client, Future, KilledWorker, LocalCluster, wait
 from distributed.client import FuturesCancelledError
@@ -37,8 +38,7 @@ logger = logging.getLogger(__name__)
 Array = NDArray[Any]
 Item = TypeVar("Item")
 
-# Seconds in which a scheduler has to answer, and then a worker has to be there.
-CONNECT_S: Final = 10.0
+# Seconds in which the first worker has to be there.
 WORKERS_S: Final = 60.0
 
 # Seconds between two looks at the workers, while nothing comes back.
@@ -79,12 +79,13 @@ def connect(scheduler: str | None, jobs: int | None) -> Iterator[Cluster]:
             yield _checked(client)
         return
     try:
-        client = Client(scheduler, timeout=CONNECT_S, set_as_default=False)
+        client = Client(scheduler, set_as_default=False)
     except (OSError, ValueError, ImportError) as error:
+        within = dask.config.get("distributed.comm.timeouts.connect")
         raise ClusterError(
             "cluster",
-            f"no Dask scheduler answers at {scheduler} within {CONNECT_S:g} s ({error}); start "
-            "one, or correct --scheduler",
+            f"no Dask scheduler answers at {scheduler} within {within} ({error}); start one, or "
+            "correct --scheduler",
         ) from error
     with client:
         yield _checked(client)
@@ -287,7 +288,8 @@ class Dask:
         A task that took several workers with it gives a FrameError.
         """
         try:
-            ended = list(wait(list(pending), _LOOK_S, "FIRST_COMPLETED").done)
+            with self._client.as_current():
+                ended = list(wait(list(pending), _LOOK_S, "FIRST_COMPLETED").done)
         except TimeoutError:
             return []
         failed = [future for future in ended if future.status == "error"]

@@ -33,7 +33,7 @@ from flatcal.engine.split import FlatPart, write_part
 from flatcal.engine.store import FOLDERS, OutputStore, check_output
 from flatcal.engine.user_mask import UserMask, load_user_mask
 from flatcal.engine.workers import Workers
-from flatcal.errors import BrokenFileError, ConfigError, FlatcalError, FrameError
+from flatcal.errors import BrokenFileError, ClusterError, ConfigError, FlatcalError, FrameError
 from flatcal.extras import require_extra
 from flatcal.frame import Caveat, Kind
 from flatcal.io import owning_up, remove_stale_parts
@@ -136,6 +136,9 @@ def run_plan(
             # Interrupted, what has begun is given up, and no output is left half made.
             run.stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
+            if cluster is not None:
+                # What workers that were lost had in work, on whatever machine.
+                remove_stale_parts((folder / name for name in FOLDERS), of_all=True)
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
@@ -241,6 +244,8 @@ class _Run:
             try:
                 with owning_up(master.name):
                     make(master)
+            except ClusterError:
+                raise
             except BrokenFileError as error:
                 if error.path.is_relative_to(self.raw):
                     self.inputs.fail(error.path.relative_to(self.raw).as_posix(), error)
