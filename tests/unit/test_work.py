@@ -12,7 +12,7 @@ import test_engine
 from astropy.io import fits
 from test_engine import SETTINGS, TYPES, poke, slugs_of_failures
 
-import flatcal.engine.run
+import flatcal.engine.shelf
 import flatcal.engine.store
 from flatcal.engine.run import run_plan
 from flatcal.io import RawFrame
@@ -97,7 +97,7 @@ def work(monkeypatch):
     before(RawFrame, "stored_rows", lambda raw, rows: done.read.append((raw, rows)))
     before(RawFrame, "values", note_values)
     before(
-        flatcal.engine.run,
+        flatcal.engine.shelf,
         "load_master",
         lambda path, *_: done.loaded.append(path.stem.removeprefix("master_")),
     )
