@@ -25,13 +25,14 @@ def free_port() -> int:
 class Processes:
     """A scheduler, and workers of one thread each that are added one by one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
         self.port = free_port()
         self.address = f"tcp://127.0.0.1:{self.port}"
         self.scheduler = self._start(
-            "scheduler", "--host", "127.0.0.1", "--port", self.port, "--no-dashboard"
-        )
+            "scheduler", "--host", "127.0.0.1", "--port", self.port, "--no-dashboard",
+            **environment,
+        )  # fmt: skip
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def _start(self, what: str, *arguments: object, **environment: str) -> subprocess.Popen[bytes]:

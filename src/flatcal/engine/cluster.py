@@ -30,6 +30,7 @@ from flatcal.engine.order import Order
 from flatcal.engine.part import BandPart
 from flatcal.engine.workers import Workers, cut_bands
 from flatcal.errors import ClusterError, FlatcalError, FrameError
+from flatcal.frame import Caveat
 from flatcal.io import part_suffix
 from flatcal.projection import Stage
 
@@ -200,10 +201,10 @@ class Dask:
         def submit(task: FrameTask) -> Future:
             return self._client.submit(do_frame, posted, task, pure=False)
 
-        def lost(task: FrameTask, error: FrameError) -> FrameDone:
-            return FrameDone(task.record, error)
+        def lost(task: FrameTask, why: Caveat) -> None:
+            receive(task, FrameDone(task.record, why))
 
-        self._in_window(order, tasks, submit, receive, lost)
+        self._do_all(order, tasks, submit, receive, lost)
 
     def combine(
         self, stack: Stack, _readers: Sequence[CalibratedFrame], data: Array, receive: Receive
@@ -230,7 +231,7 @@ class Dask:
             receive(band, error, n_used, part.rejected)
 
         try:
-            self._in_window(order, bands, submit, take, _raise_lost)
+            self._do_all(order, bands, submit, take, _raise_lost)
         finally:
             # Of workers that were lost, or bands that nobody waits for.
             for path in folder.glob(f".{stack.name}-*{suffix}"):
@@ -243,13 +244,31 @@ class Dask:
         """Put something where all workers find it, also when one that holds it is lost."""
         return self._client.submit(_itself, something, pure=False)
 
+    def _do_all(
+        self,
+        order: Order,
+        items: Sequence[Item],
+        submit: Callable[[Item], Future],
+        receive: Callable[[Item, Any], None],
+        lost: Callable[[Item, Caveat], None],
+    ) -> None:
+        """Have all items done; what ends one worker after the other is lost.
+
+        Whatever a worker holds when it ends is a suspect, so that suspects are tried again, each
+        by itself.
+        """
+        suspects: list[Item] = []
+        self._in_window(order, items, submit, receive, lambda item, _why: suspects.append(item))
+        for item in suspects:
+            self._in_window(order, [item], submit, receive, lost)
+
     def _in_window(
         self,
         order: Order,
         items: Sequence[Item],
         submit: Callable[[Item], Future],
         receive: Callable[[Item, Any], None],
-        lost: Callable[[Item, FrameError], Any],
+        lost: Callable[[Item, Caveat], None],
     ) -> None:
         """Hand out work, a few tasks for each thread at a time, and receive what comes of it."""
         waiting = iter(items)
@@ -262,7 +281,7 @@ class Dask:
                     return
                 for future, result in self._ended(pending):
                     item = pending.pop(future)
-                    receive(item, lost(item, result) if isinstance(result, FrameError) else result)
+                    (lost if isinstance(result, Caveat) else receive)(item, result)
         except FuturesCancelledError as error:
             address = self._client.scheduler.address
             raise ClusterError(
@@ -285,7 +304,7 @@ class Dask:
     def _ended(self, pending: Iterable[Future]) -> list[tuple[Future, Any]]:
         """Tasks that have ended with their results, none where nothing ends for a while.
 
-        A task that took several workers with it gives a FrameError.
+        A task that took several workers with it gives a Caveat.
         """
         try:
             with self._client.as_current():
@@ -297,14 +316,14 @@ class Dask:
         good = [future for future in ended if future.status != "error"]
         return results + list(zip(good, self._client.gather(good), strict=True))
 
-    def _why(self, future: Future) -> FrameError:
+    def _why(self, future: Future) -> Caveat:
         """Why a task has failed, where that is no more than one output; else it is raised."""
         error = future.exception()
         if isinstance(error, KilledWorker):
-            return FrameError(
+            return Caveat(
                 "worker-lost",
-                f"{error.allowed_failures + 1} workers ended while they worked on it, the last "
-                f"{error.last_worker.address}; give workers more memory than --memory",
+                f"all workers at work on it ended ({error.allowed_failures + 1}, the last "
+                f"{error.last_worker.address}); give workers more memory than --memory",
             )
         if not isinstance(error, FlatcalError):
             self._cluster.require_same_version()
@@ -321,5 +340,5 @@ def _itself(something: Item) -> Item:
     return something
 
 
-def _raise_lost(_band: slice, error: FrameError) -> None:
-    raise error
+def _raise_lost(_band: slice, why: Caveat) -> None:
+    raise FrameError(why.slug, why.text)

@@ -19,6 +19,7 @@ from flatcal.engine.recipes import Recipes
 from flatcal.engine.setting import Setting, open_raw
 from flatcal.engine.store import OutputStore
 from flatcal.errors import FlatcalError
+from flatcal.frame import Caveat
 from flatcal.io import RawFrame, owning_up
 from flatcal.plan import FramePlan
 from flatcal.records import InputRecord, ProductRecord
@@ -82,7 +83,7 @@ class FrameDone:
     ----------
     record : InputRecord or None
         The raw file, if it is known by now.
-    failure : FlatcalError or None
+    failure : Caveat or None
         Why the frame cannot be used.
     found : Found or None
         What was found out about its calibrated pixels.
@@ -93,7 +94,7 @@ class FrameDone:
     """
 
     record: InputRecord | None = None
-    failure: FlatcalError | None = None
+    failure: Caveat | None = None
     found: Found | None = None
     product: ProductRecord | None = None
     is_made: bool = False
@@ -106,7 +107,7 @@ def work_on_frame(bench: Bench, task: FrameTask) -> FrameDone:
         with owning_up(task.frame.file):
             return work.do()
     except FlatcalError as error:
-        return FrameDone(work.record, error)
+        return FrameDone(work.record, Caveat(error.slug, error.text))
 
 
 class _FrameWork:

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from threading import Lock
 
-from flatcal.errors import FlatcalError
 from flatcal.frame import Caveat
 from flatcal.plan import FramePlan
 from flatcal.records import InputRecord
@@ -35,11 +34,11 @@ class Inputs:
         with self._lock:
             self.records[file] = record
 
-    def fail(self, file: str, error: FlatcalError) -> None:
+    def fail(self, file: str, why: Caveat) -> None:
         """Take a file as one that cannot be used."""
-        logger.warning("%s: %s", file, error)
+        logger.warning("%s: %s [%s]", file, why.text, why.slug)
         with self._lock:
-            self.failures[file] = Caveat(error.slug, error.text)
+            self.failures[file] = why
 
     def good(self, frames: Sequence[FramePlan]) -> list[FramePlan]:
         """Those that have not failed."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from flatcal.engine.shelf import MasterSource
 from flatcal.errors import FrameError
+from flatcal.frame import Caveat
 from flatcal.projection import Stage
 from flatcal.recipe import Config
 
@@ -50,7 +51,7 @@ class Order:
     stage: Stage | None
     jobs: int
     memory_bytes: int
-    masters: Mapping[str, MasterSource | FrameError]
+    masters: Mapping[str, MasterSource | Caveat]
 
     def source(self, name: str) -> MasterSource:
         """Where a master is.
@@ -61,6 +62,6 @@ class Order:
             When it could not be made.
         """
         found = self.masters[name]
-        if isinstance(found, FrameError):
-            raise found
+        if isinstance(found, Caveat):
+            raise FrameError(found.slug, found.text)
         return found

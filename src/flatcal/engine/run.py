@@ -248,7 +248,8 @@ class _Run:
                 raise
             except BrokenFileError as error:
                 if error.path.is_relative_to(self.raw):
-                    self.inputs.fail(error.path.relative_to(self.raw).as_posix(), error)
+                    file = error.path.relative_to(self.raw).as_posix()
+                    self.inputs.fail(file, Caveat(error.slug, error.text))
                     continue
                 self._fail_master(master.name, error)
             except FlatcalError as error:
@@ -311,7 +312,7 @@ class _Run:
         if level is None or level <= 0:
             told = "it has no good pixel" if level is None else f"its median is {level:g}"
             text = f"{told}, so it is not used in {master.name}; leave the file out"
-            self.inputs.fail(frame.file, FrameError("flat-level", text))
+            self.inputs.fail(frame.file, Caveat("flat-level", text))
 
     def _leave(self) -> None:
         """An interrupted run ends here."""
@@ -475,12 +476,12 @@ class _Run:
     def _order(self, stage: Stage | None, masters: Iterable[str], jobs: int) -> Order:
         """What the processes of a cluster have to know for a stage that needs some masters."""
         mask = self.plan.config.camera.bad_pixel_mask
-        sources: dict[str, MasterSource | FrameError] = {}
+        sources: dict[str, MasterSource | Caveat] = {}
         for name in masters:
             try:
                 sources[name] = self._source_of(name)
             except FrameError as error:
-                sources[name] = error
+                sources[name] = Caveat(error.slug, error.text)
         return Order(
             id=uuid4().hex,
             run=self.id,
