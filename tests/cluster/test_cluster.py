@@ -280,18 +280,22 @@ def test_a_scheduler_that_is_lost_ends_the_run_and_keeps_what_is_done(own, small
 # -- what is refused ---------------------------------------------------------------------
 
 
-def test_a_scheduler_that_does_not_answer_is_named(small, tmp_path, monkeypatch):
-    monkeypatch.setattr("dask.config.config", dask_settings("500ms"))
-    address = f"tcp://127.0.0.1:{free_port()}"
-    with pytest.raises(ClusterError, match=f"no Dask scheduler answers at {address} within 500ms"):
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("tcp://127.0.0.1:{}", "Timed out trying to connect to tcp://127.0.0.1:.* after 0.5 s"),
+        ("telegraph://127.0.0.1:{}", "telegraph"),
+    ],
+)
+def test_a_scheduler_that_does_not_answer_is_named(small, tmp_path, address, why):
+    address = address.format(free_port())
+    told = f"the Dask scheduler {address} cannot be reached: .*{why}.*; start it, or correct"
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "500ms"}),
+        pytest.raises(ClusterError, match=told),
+    ):
         run_plan(small_plan(small), tmp_path / "out", engine="dask", scheduler=address)
     assert not (tmp_path / "out").exists()
-
-
-def dask_settings(connect):
-    return dask.config.merge(
-        dask.config.config, {"distributed": {"comm": {"timeouts": {"connect": connect}}}}
-    )
 
 
 def test_a_cluster_without_workers_is_refused(own, small, tmp_path, monkeypatch):
@@ -304,7 +308,8 @@ def test_a_cluster_without_workers_is_refused(own, small, tmp_path, monkeypatch)
 def test_a_worker_with_another_flatcal_is_refused_with_both_versions(own, small, tmp_path):
     other = tmp_path / "other/flatcal"
     other.mkdir(parents=True)
-    (other / "__init__.py").write_text("__version__ = '0.0.7'\n")
+    (other / "__init__.py").touch()
+    (other / "_version.py").write_text("__version__ = '0.0.7'\n")
     own.add_worker(PYTHONPATH=str(other.parent))
     with pytest.raises(ClusterError, match=rf"has flatcal 0\.0\.7, .* {re.escape(__version__)}"):
         run_plan(small_plan(small), tmp_path / "out", engine="dask", scheduler=own.address)

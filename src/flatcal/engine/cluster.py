@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import Any, Final, TypeVar
 
-import dask.config
 import numpy as np
 from distributed import Client, Future, KilledWorker, LocalCluster, wait
 from distributed.client import FuturesCancelledError
@@ -29,7 +28,7 @@ from flatcal.engine.masters import CalibratedFrame
 from flatcal.engine.order import Order
 from flatcal.engine.part import BandPart
 from flatcal.engine.workers import Workers, cut_bands
-from flatcal.errors import ClusterError, FlatcalError, FrameError
+from flatcal.errors import ClusterError, FrameError
 from flatcal.frame import Caveat
 from flatcal.io import part_suffix
 from flatcal.projection import Stage
@@ -82,11 +81,10 @@ def connect(scheduler: str | None, jobs: int | None) -> Iterator[Cluster]:
     try:
         client = Client(scheduler, set_as_default=False)
     except (OSError, ValueError, ImportError) as error:
-        within = dask.config.get("distributed.comm.timeouts.connect")
         raise ClusterError(
             "cluster",
-            f"no Dask scheduler answers at {scheduler} within {within} ({error}); start one, or "
-            "correct --scheduler",
+            f"the Dask scheduler {scheduler} cannot be reached: {error}; start it, or correct "
+            "--scheduler",
         ) from error
     with client:
         yield _checked(client)
@@ -103,7 +101,7 @@ def _checked(client: Client) -> Cluster:
             f"'dask worker {address}'",
         ) from error
     cluster = Cluster(client)
-    cluster.require_same_version()
+    cluster.threads()
     return cluster
 
 
@@ -118,23 +116,38 @@ class Cluster:
 
     def __init__(self, client: Client) -> None:
         self.client = client
+        self._checked: set[str] = set()
 
     @property
     def dashboard(self) -> str:
         """Address of the Dask dashboard."""
         return str(self.client.dashboard_link)
 
-    def require_same_version(self) -> None:
-        """Refuse workers with another flatcal.
+    def threads(self) -> list[int]:
+        """Threads of each worker; none while there are no workers.
 
         Raises
         ------
         ClusterError
-            It names a worker and both versions.
+            When a worker has another flatcal; it names both versions.
         """
-        versions = self.client.get_versions(packages=["flatcal"])["workers"]
-        for address, found in versions.items():
-            version = found["packages"].get("flatcal")
+        threads = self.client.nthreads()
+        if new := sorted(threads.keys() - self._checked):
+            self._require_same_version(new)
+            self._checked.update(new)
+        return list(threads.values())
+
+    def _require_same_version(self, workers: list[str]) -> None:
+        # Before anything else is sent: a worker without flatcal cannot even read it. A function
+        # within another goes as code, one of a module by name.
+        def ask() -> str | None:
+            try:
+                from flatcal._version import __version__ as version  # noqa: PLC0415
+            except ImportError:
+                return None
+            return version
+
+        for address, version in self.client.run(ask, workers=workers, on_error="ignore").items():
             if version != __version__:
                 told = f"flatcal {version}" if version else "no flatcal"
                 raise ClusterError(
@@ -142,10 +155,6 @@ class Cluster:
                     f"the worker {address} has {told}, the run is of {__version__}; install the "
                     "same everywhere",
                 )
-
-    def threads(self) -> list[int]:
-        """Threads of each worker; none while there are no workers."""
-        return list(self.client.nthreads().values())
 
     def executor(
         self,
@@ -325,8 +334,6 @@ class Dask:
                 f"all workers at work on it ended ({error.allowed_failures + 1}, the last "
                 f"{error.last_worker.address}); give workers more memory than --memory",
             )
-        if not isinstance(error, FlatcalError):
-            self._cluster.require_same_version()
         raise error
 
     def _give_up(self, order: Order, pending: list[Future]) -> None:
