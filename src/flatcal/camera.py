@@ -77,6 +77,21 @@ class KindRule(Strict):
         return " and ".join(parts)
 
 
+class AmplifierSettings(Strict):
+    """One of several amplifiers that share an image.
+
+    What is left out of gain, read noise and limits is that of the camera.
+    """
+
+    name: str = Field(min_length=1)
+    data_section: str = Field(description="FITS section of its part of the raw image")
+    overscan_section: str = Field(default="none", description="'none', or a FITS section")
+    gain_electron_per_adu: Number | None = Field(default=None, gt=0)
+    read_noise_electron: Number | None = Field(default=None, ge=0)
+    saturation_adu: Number | None = Field(default=None, gt=0)
+    linear_to_adu: Number | None = Field(default=None, gt=0)
+
+
 class CameraSettings(Strict):
     """How a camera's headers are read and what is known of its detector.
 
@@ -105,6 +120,9 @@ class CameraSettings(Strict):
         default=None, description="FITS image, not 0 where a pixel is bad"
     )
     unit: Literal["adu", "electron"] | None = None
+    amplifiers: tuple[AmplifierSettings, ...] | None = Field(
+        default=None, description="one table for each amplifier, where several share an image"
+    )
 
     def overruled_by(self, other: CameraSettings) -> CameraSettings:
         """The settings with every value that `other` names taken from there."""
@@ -169,8 +187,8 @@ def load_profiles() -> tuple[CameraProfile, ...]:
         if file.name.endswith(".toml"):
             raw = tomllib.loads(file.read_text(encoding="utf-8"))
             profile = CameraProfile.model_validate(raw)
-            completed = GENERIC.overruled_by(profile)
-            profiles.append(profile.model_copy(update=completed.model_dump()))
+            completed = dict(GENERIC.overruled_by(profile))
+            profiles.append(profile.model_copy(update=completed))
     return tuple(profiles)
 
 

@@ -8,6 +8,7 @@ Source of the format: FITS Standard 4.0, section 4.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -248,3 +249,14 @@ def _parse_odd_card(image: str) -> tuple[str, Value]:
 def is_iso_date(value: Any) -> bool:
     """Whether a date begins as the FITS standard has it, so that such dates sort as text."""
     return isinstance(value, str) and _ISO_DATE.match(value) is not None
+
+
+def as_number(value: Any) -> float | None:
+    """A finite number, or None."""
+    if isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None

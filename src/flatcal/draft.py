@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from flatcal.camera import find_profile_by_name
@@ -56,6 +57,8 @@ def _camera_lines(
     # A frame of another size than the profile's has no geometry: it needs its own sections.
     if profile.name and example is not None and example.geometry is not None:
         return [f"# The profile of this camera applies ({profile.source})."]
+    if example is not None and example.geometry is not None and example.geometry.is_divided:
+        return _amplifier_lines(raw, frames, example)
     lines = [
         "# Sections are FITS text, x first, counted from 1, both ends included; 'none' uses none.",
         *_section_lines(example),
@@ -69,10 +72,39 @@ def _camera_lines(
     return lines
 
 
+def _amplifier_lines(raw: str | Path, frames: tuple[Frame, ...], example: Frame) -> list[str]:
+    """Several amplifiers that share the image, each with its noise as measured."""
+    assert example.geometry is not None
+    detectors = _measure(raw, frames, example)
+    lines = ["# Several amplifiers share the image. Gain and read noise are needed for UNCERT."]
+    for amplifier in example.geometry.amplifiers:
+        name, beside = amplifier.detector.amplifier, amplifier.overscan_section
+        assert amplifier.data_section is not None
+        found = [d for d in detectors if d.amplifier == name]
+        lines += [
+            "",
+            "[[camera.amplifiers]]",
+            f"name = {json.dumps(name)}",
+            f'data_section = "{format_section(amplifier.data_section)}"',
+            f'overscan_section = "{"none" if beside is None else format_section(beside)}"',
+            *_figure_lines(found),
+        ]
+    return lines
+
+
+def _measure(
+    raw: str | Path, frames: tuple[Frame, ...], example: Frame | None
+) -> tuple[MeasuredDetector, ...]:
+    own = [f for f in frames if example is not None and f.setup == example.setup]
+    return measure_detectors(raw, own).detectors
+
+
 def _noise_lines(raw: str | Path, frames: tuple[Frame, ...], example: Frame | None) -> list[str]:
     """Gain and read noise as measured, or why they were not."""
-    own = [f for f in frames if example is not None and f.setup == example.setup]
-    detectors = measure_detectors(raw, own).detectors
+    return _figure_lines(_measure(raw, frames, example))
+
+
+def _figure_lines(detectors: Sequence[MeasuredDetector]) -> list[str]:
     measured = next((found for found in detectors if found.curve is not None), None)
     if measured is None:
         reasons = {found.why_not for found in detectors} or {"there are no flats and bias frames"}

@@ -8,7 +8,7 @@ from flatcal.frame import Caveat, Frame, Kind
 from flatcal.matching import Group
 from flatcal.naming import slug
 from flatcal.plan import Action, FramePlan, Step
-from flatcal.section import format_section
+from flatcal.section import format_sections, shape_of_sections
 from flatcal.stored import StoredMaster
 
 
@@ -55,10 +55,9 @@ def identity_of(frame: Frame) -> dict[str, Any]:
     """What tells a master from others, from one of its frames."""
     assert frame.geometry is not None
     assert frame.setup is not None
-    shape, trim = frame.setup.shape, frame.geometry.trim_section
-    if trim is not None:
-        rows, columns = trim
-        shape = (rows.stop - rows.start, columns.stop - columns.start)
+    shape, kept = frame.setup.shape, frame.geometry.data_sections
+    if kept:
+        shape = shape_of_sections(kept)
     return {
         "shape": shape,
         "setup": frame.setup,
@@ -86,20 +85,20 @@ def geometry_steps(frame: Frame) -> tuple[Step, ...]:
     geometry = frame.geometry
     assert geometry is not None
     steps: tuple[Step, ...] = ()
-    if geometry.overscan_section is not None:
+    if geometry.overscan_sections:
         steps += (
             Step(
                 name="subtract_overscan",
-                section=format_section(geometry.overscan_section),
+                section=format_sections(geometry.overscan_sections),
                 statistic=geometry.overscan_statistic,
                 reason=geometry.reason,
             ),
         )
-    if geometry.trim_section is not None:
+    if geometry.data_sections:
         steps += (
             Step(
                 name="trim_image",
-                section=format_section(geometry.trim_section),
+                section=format_sections(geometry.data_sections),
                 reason=geometry.reason,
             ),
         )
@@ -140,5 +139,5 @@ def entry_of(
         caveats=(*frame.caveats, *caveats),
         errors=(*frame.errors, *errors),
         storage=frame.storage,
-        detector=frame.detector,
+        detectors=frame.detectors,
     )

@@ -248,8 +248,9 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "PEDESTAL do not serve one another. Write all frames with the same."
         ),
         "several-amplifiers": (
-            "Several amplifiers share this image, each with its own bias level and overscan. "
-            "This is not supported yet; split the image by amplifier."
+            "Several amplifiers share this image, each with its own bias level and overscan, and "
+            "the header does not tell which pixels are whose. Name them in camera.amplifiers, a "
+            "table for each, or say camera.amplifiers = [] if there is one."
         ),
         "few-frames": (
             "A master bias or flat comes from fewer than three frames, so outliers in them cannot "

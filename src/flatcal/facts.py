@@ -6,7 +6,6 @@ it unusable an error of the frame, each with the values and the remedy.
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -14,9 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from flatcal.camera import CameraSettings, Cards, KindRule, find_profile
+from flatcal.cards import as_number
 from flatcal.dialects import IN_CAMERA, read_testimonies
 from flatcal.errors import FrameError
-from flatcal.frame import Caveat, Detector, Frame, Kind, Setup, Storage
+from flatcal.frame import Caveat, Frame, Geometry, Kind, Setup, Storage
 from flatcal.geometry import geometry_of
 from flatcal.headers import HduInfo, scan_hdus
 from flatcal.io import quiet_astropy
@@ -82,12 +82,12 @@ def read_frame(
     kind, reason = kind_of(file, cards, settings, (*rules, *profile.kinds), exposure, notes)
     if exposure is None and kind not in (Kind.BIAS, None):
         _refuse_missing_exposure(settings, notes)
-    _check_amplifiers(cards, notes)
-    set_point = _number(_first(cards, settings.set_temperature_keyword)[1])
-    sensor = _number(_first(cards, _SENSOR_KEYS)[1])
+    set_point = as_number(_first(cards, settings.set_temperature_keyword)[1])
+    sensor = as_number(_first(cards, _SENSOR_KEYS)[1])
     if set_point is not None and sensor is not None and abs(sensor - set_point) > _NEAR_SET_C:
         notes.caveat("temperature-off", f"sensor at {sensor:g} C, cooler set to {set_point:g} C")
     geometry = geometry_of(cards, shape, profile, settings, overrides, notes)
+    _warn_of_unknown_noise(geometry, notes)
     return Frame(
         file=file,
         kind=kind,
@@ -115,7 +115,6 @@ def read_frame(
             mtime_ns=status.st_mtime_ns,
         ),
         geometry=geometry,
-        detector=_detector(cards, settings, notes),
         caveats=tuple(notes.caveats),
         errors=tuple(notes.errors),
     )
@@ -144,17 +143,6 @@ def _text(value: Any) -> str:
 def _printable(value: Any) -> str:
     """Text that a header can hold: a master says so of itself, and is matched by that."""
     return "".join(char if char.isprintable() else "?" for char in _text(value))
-
-
-def _number(value: Any) -> float | None:
-    """A finite number, or None."""
-    if isinstance(value, bool):
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if math.isfinite(number) else None
 
 
 # -- structure of the file ---------------------------------------------------------------
@@ -227,8 +215,8 @@ def _is_plain_uint16(image: HduInfo) -> bool:
         not image.compressed
         and not image.zipped
         and cards.get("BITPIX") == 16
-        and _number(cards.get("BZERO")) == 32768
-        and _number(cards.get("BSCALE", 1)) == 1
+        and as_number(cards.get("BZERO")) == 32768
+        and as_number(cards.get("BSCALE", 1)) == 1
         and "BLANK" not in cards
     )
 
@@ -253,7 +241,7 @@ def _is_product(hdus: Sequence[HduInfo], notes: Notes) -> bool:
 
 def _pedestal(cards: Cards, notes: Notes) -> float:
     """What undoes an offset that software has added to all pixels (SBFITSEXT 1.0, MaxIm DL)."""
-    value = _number(cards.get("PEDESTAL")) or 0.0
+    value = as_number(cards.get("PEDESTAL")) or 0.0
     if value:
         notes.caveat(
             "pedestal",
@@ -270,10 +258,10 @@ def _exposure_time(cards: Cards, settings: CameraSettings, notes: Notes) -> floa
     keyword, value = _first(cards, settings.exposure_keyword)
     if value is None:
         return None
-    number = _number(value)
+    number = as_number(value)
     text = _text(value)
     if number is None and _DECIMAL_COMMA.fullmatch(text):
-        number = _number(text.replace(",", ".").replace("D", "E").replace("d", "e"))
+        number = as_number(text.replace(",", ".").replace("D", "E").replace("d", "e"))
     if number is None or number < 0:
         notes.error(
             "exposure-not-a-number",
@@ -330,41 +318,20 @@ def _binning(cards: Cards) -> tuple[int, int]:
     # CCDSUM holds both, as in '2 2'.
     both = _text(cards.get("CCDSUM")).split()
     x_sum, y_sum = both if len(both) == 2 else (None, None)
-    x = _number(_first(cards, ("XBINNING", "CCDXBIN", "BINX"))[1] or x_sum)
-    y = _number(_first(cards, ("YBINNING", "CCDYBIN", "BINY"))[1] or y_sum)
+    x = as_number(_first(cards, ("XBINNING", "CCDXBIN", "BINX"))[1] or x_sum)
+    y = as_number(_first(cards, ("YBINNING", "CCDYBIN", "BINY"))[1] or y_sum)
     return int(x or 1), int(y or 1)
 
 
-def _check_amplifiers(cards: Cards, notes: Notes) -> None:
-    count = (_number(cards.get("AMPSROW")) or 1) * (_number(cards.get("AMPSCOL")) or 1)
-    if count > 1:
-        notes.error(
-            "several-amplifiers",
-            f"{count:g} amplifiers share the image (AMPSROW, AMPSCOL); split it by amplifier",
-        )
-
-
-def _largest_value(cards: Cards) -> float | None:
-    """The largest value that the integers of the file can hold; None for floats."""
-    bits = cards.get("BITPIX")
-    if not isinstance(bits, int) or bits < 0:
-        return None
-    top = 2.0**bits - 1 if bits == 8 else 2.0 ** (bits - 1) - 1
-    scale, zero = _number(cards.get("BSCALE", 1)), _number(cards.get("BZERO", 0))
-    return top * (1.0 if scale is None else scale) + (zero or 0.0)
-
-
-def _detector(cards: Cards, settings: CameraSettings, notes: Notes) -> Detector:
-    detector = Detector(
-        gain_electron_per_adu=settings.gain_electron_per_adu,
-        read_noise_electron=settings.read_noise_electron,
-        saturation_adu=settings.saturation_adu or _largest_value(cards),
-        linear_to_adu=settings.linear_to_adu,
-    )
-    if not detector.noise_known:
+def _warn_of_unknown_noise(geometry: Geometry | None, notes: Notes) -> None:
+    """A caveat where gain or read noise of some amplifier is not known."""
+    detectors = () if geometry is None else (a.detector for a in geometry.amplifiers)
+    unknown = [detector.amplifier for detector in detectors if not detector.noise_known]
+    if unknown:
+        of = f" of amplifier {unknown[0]}" if unknown[0] else ""
+        table = ", or those of its table in camera.amplifiers" if unknown[0] else ""
         notes.caveat(
             "noise-unknown",
-            "gain or read noise is not set, so calibrated frames get no UNCERT; set "
-            "camera.gain_electron_per_adu and camera.read_noise_electron",
+            f"gain or read noise{of} is not set, so calibrated frames get no UNCERT; set "
+            f"camera.gain_electron_per_adu and camera.read_noise_electron{table}",
         )
-    return detector

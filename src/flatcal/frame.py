@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from flatcal.section import Section
@@ -58,31 +58,8 @@ class Storage:
 
 
 @dataclass(frozen=True, slots=True)
-class Geometry:
-    """Which pixels are kept and which give the overscan level, and who says so.
-
-    Attributes
-    ----------
-    trim_section : tuple of slice or None
-        The image that is kept; None keeps all.
-    overscan_section : tuple of slice or None
-        The pixels whose statistic along each row is subtracted from that row; None for no
-        overscan.
-    overscan_statistic : str
-        'median' or 'mean'.
-    reason : str
-        Where the sections come from.
-    """
-
-    trim_section: Section | None
-    overscan_section: Section | None
-    overscan_statistic: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Detector:
-    """Noise and range of the detector, as far as they are known.
+    """Noise and range of what one amplifier reads, as far as they are known.
 
     Attributes
     ----------
@@ -92,17 +69,91 @@ class Detector:
         Raw values from here on are flagged as saturated; None flags none.
     linear_to_adu : float or None
         Raw values above it are flagged as not linear; None flags none.
+    amplifier : str
+        Name of the amplifier; empty where there is but one.
     """
 
     gain_electron_per_adu: float | None
     read_noise_electron: float | None
     saturation_adu: float | None
     linear_to_adu: float | None = None
+    amplifier: str = ""
 
     @property
     def noise_known(self) -> bool:
         """Whether the noise of a single frame can be predicted."""
         return self.gain_electron_per_adu is not None and self.read_noise_electron is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Amplifier:
+    """The pixels that one amplifier reads, and what is known of their noise.
+
+    Attributes
+    ----------
+    data_section : tuple of slice or None
+        Its part of the image, in the raw image; None where it is all of it.
+    overscan_section : tuple of slice or None
+        The pixels whose level along each row is subtracted from that row; None for no overscan.
+    detector : Detector
+        Its gain, read noise and range.
+    """
+
+    data_section: Section | None
+    overscan_section: Section | None
+    detector: Detector
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Which pixels are kept and which give the overscan level, and who says so.
+
+    Attributes
+    ----------
+    amplifiers : tuple of Amplifier
+        In most cameras one. The data sections of several are moved together to one image; all of
+        them have an overscan, or none.
+    overscan_statistic : str
+        'median' or 'mean'.
+    reason : str
+        Where the sections come from.
+    """
+
+    amplifiers: tuple[Amplifier, ...]
+    overscan_statistic: str
+    reason: str
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether several amplifiers share the image."""
+        return len(self.amplifiers) > 1
+
+    @property
+    def trim_section(self) -> Section | None:
+        """What is kept where there is one amplifier; None keeps all."""
+        (only,) = self.amplifiers
+        return only.data_section
+
+    @property
+    def overscan_section(self) -> Section | None:
+        """The overscan where there is one amplifier; None for none."""
+        (only,) = self.amplifiers
+        return only.overscan_section
+
+    @property
+    def data_sections(self) -> tuple[Section, ...]:
+        """The data sections; empty where all of the raw image is kept."""
+        return tuple(a.data_section for a in self.amplifiers if a.data_section is not None)
+
+    @property
+    def overscan_sections(self) -> tuple[Section, ...]:
+        """The overscans; empty where there is none."""
+        return tuple(a.overscan_section for a in self.amplifiers if a.overscan_section is not None)
+
+    def with_overscan(self, section: Section | None, reason: str) -> Geometry:
+        """The same with another overscan of its one amplifier."""
+        (only,) = self.amplifiers
+        return replace(self, amplifiers=(replace(only, overscan_section=section),), reason=reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +205,7 @@ class Frame:
         What the header says was observed.
     date : str
         DATE-OBS or its like, as written.
-    setup, storage, geometry, detector
+    setup, storage, geometry
         None only when the frame has errors.
     caveats : tuple of Caveat
         What the observer should know.
@@ -174,6 +225,10 @@ class Frame:
     setup: Setup | None = None
     storage: Storage | None = None
     geometry: Geometry | None = None
-    detector: Detector | None = None
     caveats: tuple[Caveat, ...] = ()
     errors: tuple[Caveat, ...] = ()
+
+    @property
+    def detectors(self) -> tuple[Detector, ...]:
+        """Noise and range of each amplifier; none of a frame with errors in its sections."""
+        return () if self.geometry is None else tuple(a.detector for a in self.geometry.amplifiers)

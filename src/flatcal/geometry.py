@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
+from flatcal.amplifiers import detector_of, find_amplifiers
 from flatcal.camera import CameraProfile, CameraSettings, Cards
 from flatcal.errors import SectionError
-from flatcal.frame import Geometry
+from flatcal.frame import Amplifier, Geometry
 from flatcal.notes import Notes
 from flatcal.section import Section, format_section, parse_section, read_header_section
 
@@ -39,19 +40,23 @@ def geometry_of(
         Receives caveats and errors.
     """
     own = (overrides.overscan_section, overrides.trim_section)
-    if None in own and profile.shape not in (None, shape):
+    if None in own and not overrides.amplifiers and profile.shape not in (None, shape):
+        remedy = "camera.overscan_section and camera.trim_section"
         notes.error(
             "frame-shape",
             f"the image is {shape[0]} x {shape[1]}, the profile {profile.name} is for "
-            f"{profile.shape[0]} x {profile.shape[1]}; set camera.overscan_section and "
-            "camera.trim_section",
+            f"{profile.shape[0]} x {profile.shape[1]}; set "
+            f"{'camera.amplifiers' if profile.amplifiers else remedy}",
         )
         return None
     try:
+        if several := find_amplifiers(cards, shape, settings, overrides, notes):
+            amplifiers, reason = several
+            return Geometry(amplifiers, settings.overscan_statistic or "median", reason)
         trim, trim_reason = _trim(cards, shape, settings.trim_section, notes)
         overscan, reason = _overscan(cards, shape, settings.overscan_section, trim, notes)
     except SectionError as error:
-        notes.error("bad-section", error.text)
+        notes.error(error.slug, error.text)
         return None
     if overscan is not None and _overlap(overscan, trim, shape):
         kept = "the whole image is kept" if trim is None else f"{format_section(trim)} is kept"
@@ -61,9 +66,9 @@ def geometry_of(
             "camera.trim_section, or camera.overscan_section = 'none'",
         )
         return None
+    kept_section = trim if trim != (slice(0, shape[0]), slice(0, shape[1])) else None
     return Geometry(
-        trim_section=trim if trim != (slice(0, shape[0]), slice(0, shape[1])) else None,
-        overscan_section=overscan,
+        amplifiers=(Amplifier(kept_section, overscan, detector_of(cards, settings)),),
         overscan_statistic=settings.overscan_statistic or "median",
         reason=f"overscan: {reason}; kept: {trim_reason}",
     )

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter
 
 from flatcal import io, survey, user_cache
 from flatcal.frame import Frame
-from flatcal.section import format_section
+from flatcal.section import format_sections
 from flatcal.survey import Look, look_at
 from flatcal.user_cache import Stamp
 
@@ -39,15 +39,15 @@ class _Asked:
     hdu : int
         Index of the image in it.
     kept : str
-        Section that is kept.
-    saturation_adu : float or None
-        Where saturation begins.
+        Sections that are kept, and those of the overscans of several amplifiers.
+    saturation_adu : tuple of float or None
+        Where saturation of each amplifier begins.
     """
 
     stamp: Stamp
     hdu: int
     kept: str
-    saturation_adu: float | None
+    saturation_adu: tuple[float | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +102,15 @@ def _ask(raw: Path, frame: Frame) -> _Asked | None:
     """What a look at a frame depends on; None where its file is gone."""
     assert frame.storage is not None
     assert frame.geometry is not None
-    assert frame.detector is not None
-    trim = frame.geometry.trim_section
     try:
         stamp = user_cache.stamp_of(raw / frame.file)
     except OSError:
         return None
-    kept = "" if trim is None else format_section(trim)
-    return _Asked(stamp, frame.storage.hdu, kept, frame.detector.saturation_adu)
+    kept = format_sections(frame.geometry.data_sections)
+    if frame.geometry.is_divided:
+        kept += f" less {format_sections(frame.geometry.overscan_sections)}"
+    limits = tuple(detector.saturation_adu for detector in frame.detectors)
+    return _Asked(stamp, frame.storage.hdu, kept, limits)
 
 
 def _load(file: Path, about: str) -> Mapping[str, tuple[_Asked, Look]]:

@@ -7,15 +7,17 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import NamedTuple
 
-from flatcal.frame import Caveat, Frame, Geometry, Kind, Setup
+from flatcal.frame import Amplifier, Caveat, Detector, Frame, Geometry, Kind, Setup
 from flatcal.recipe import DarkSettings
-from flatcal.section import parse_section
+from flatcal.section import Section, parse_sections
 from flatcal.stored import StoredMaster
 
 # Darks are averaged together when their exposure times agree to this fraction.
 SAME_EXPOSURE = 0.01
 # Binary fractions: 1.1 s is not farther from 1 s than 0.1 s.
 _ROUNDING = 1e-9
+# Of a master it does not matter any more.
+_UNKNOWN = Detector(None, None, None)
 # Dark current changes by a third or more over this difference.
 NOTABLE_TEMPERATURE_C = 3.0
 # From this many frames on, a cosmic ray in one of them can be rejected.
@@ -88,6 +90,8 @@ def stored_group(stored: StoredMaster) -> Group:
     """A master of the library as a group that frames can be matched with."""
     shape = stored.setup.shape
     nowhere = (slice(0, 0), slice(0, 0))
+    text = stored.trim_section
+    sections: tuple[Section | None, ...] = parse_sections(text, shape) if text else (None,)
     frame = Frame(
         file=stored.path,
         kind=stored.kind,
@@ -97,8 +101,9 @@ def stored_group(stored: StoredMaster) -> Group:
         date=stored.date_first,
         setup=stored.setup,
         geometry=Geometry(
-            trim_section=parse_section(stored.trim_section, shape) if stored.trim_section else None,
-            overscan_section=nowhere if stored.overscan else None,
+            amplifiers=tuple(
+                Amplifier(kept, nowhere if stored.overscan else None, _UNKNOWN) for kept in sections
+            ),
             overscan_statistic="",
             reason="as it was made",
         ),
@@ -113,15 +118,15 @@ def same_setup(a: Frame, b: Frame) -> bool:
 
 def _sections(frame: Frame) -> tuple[object, bool]:
     assert frame.geometry is not None
-    return frame.geometry.trim_section, frame.geometry.overscan_section is not None
+    return frame.geometry.data_sections, bool(frame.geometry.overscan_sections)
 
 
 def _same_overscan(a: Frame, b: Frame) -> bool:
     """Whether the steps of one frame are those of the other, as within a master they must be."""
     assert a.geometry is not None
     assert b.geometry is not None
-    return (a.geometry.overscan_section, a.geometry.overscan_statistic) == (
-        b.geometry.overscan_section,
+    return (a.geometry.overscan_sections, a.geometry.overscan_statistic) == (
+        b.geometry.overscan_sections,
         b.geometry.overscan_statistic,
     )
 

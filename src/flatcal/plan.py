@@ -15,7 +15,7 @@ from flatcal.camera import Strict
 from flatcal.errors import ConfigError
 from flatcal.frame import Caveat, Detector, Kind, Setup, Storage
 from flatcal.recipe import Config
-from flatcal.section import parse_section
+from flatcal.section import parse_sections, shape_of_sections
 from flatcal.stored import StoredMaster
 from flatcal.text import html_table
 
@@ -35,7 +35,9 @@ class Step(Strict):
     name : str
         The function of the same name does it.
     section, statistic : str or None
-        FITS section, and for the overscan the statistic along each row.
+        FITS section, and for the overscan the statistic along each row. Where several amplifiers
+        share the image it is that of each, in the order of the frame's detectors, with a plus sign
+        between them.
     master : str or None
         Name of the master that is used.
     scale : float
@@ -104,8 +106,8 @@ class FramePlan(Strict):
         What the observer should know; why the frame is refused.
     storage : Storage or None
         Where the pixels lie in the file; None for a frame that cannot be read.
-    detector : Detector or None
-        Noise and range; None for a frame that cannot be read.
+    detectors : tuple of Detector
+        Noise and range of each amplifier; none for a frame that cannot be read.
     """
 
     file: str
@@ -128,7 +130,12 @@ class FramePlan(Strict):
     caveats: tuple[Caveat, ...] = ()
     errors: tuple[Caveat, ...] = ()
     storage: Storage | None = None
-    detector: Detector | None = None
+    detectors: tuple[Detector, ...] = ()
+
+    @property
+    def noise_known(self) -> bool:
+        """Whether the noise of every pixel can be predicted."""
+        return all(detector.noise_known for detector in self.detectors)
 
     @property
     def kept_shape(self) -> tuple[int, int]:
@@ -136,8 +143,7 @@ class FramePlan(Strict):
         assert self.shape is not None
         for step in self.steps:
             if step.name == "trim_image" and step.section is not None:
-                rows, columns = parse_section(step.section, self.shape)
-                return rows.stop - rows.start, columns.stop - columns.start
+                return shape_of_sections(parse_sections(step.section, self.shape))
         return self.shape
 
 

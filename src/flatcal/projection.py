@@ -170,6 +170,7 @@ class _Projector:
         # Rows above and below whose rejected pixels bear on a band; what it makes is as high.
         halo = 2 * int(self.plan.config.combine.grow_of(master.kind, by_noise=True))
         row += columns * (2 * self.value_bytes + 4) if halo else 0
+        row *= 2 if len(frames[0].detectors) > 1 else 1  # what each has read is copied
         least = (1 + halo) * row
         band = max(least, min((rows + halo) * row, BAND_BYTES))
         return Stage(master.name, self._masters_of(steps), result, least, band)

@@ -159,3 +159,69 @@ def format_section(section: Section) -> str:
     """Turn ``(y, x)`` slices with explicit ends into FITS text ``[x1:x2,y1:y2]``."""
     y, x = section
     return f"[{x.start + 1}:{x.stop},{y.start + 1}:{y.stop}]"
+
+
+# -- several sections of one image -------------------------------------------------------------
+
+_BETWEEN: Final = "+"
+
+
+def parse_sections(text: str, shape: tuple[int, int]) -> tuple[Section, ...]:
+    """Turn what `format_sections` wrote into slices of an image; see `parse_section`."""
+    return tuple(parse_section(part, shape) for part in text.split(_BETWEEN))
+
+
+def format_sections(sections: Sequence[Section]) -> str:
+    """Turn one section or several into FITS text, with a plus sign between them."""
+    return _BETWEEN.join(map(format_section, sections))
+
+
+def assemble_sections(sections: Sequence[Section]) -> tuple[Section, ...]:
+    """Where sections of a raw image lie in the image that they make without what is between them.
+
+    Parameters
+    ----------
+    sections : sequence of tuple of slice
+        They must be a grid: each of the row ranges with each of the column ranges, once.
+
+    Returns
+    -------
+    tuple of tuple of slice
+        Their places, in the same order.
+
+    Raises
+    ------
+    SectionError
+        When they overlap, or leave a hole.
+    """
+    rows, columns = ({(s[axis].start, s[axis].stop) for s in sections} for axis in (0, 1))
+    cells = {(s[0].start, s[0].stop, s[1].start, s[1].stop) for s in sections}
+    places = _close_up(rows), _close_up(columns)
+    whole = len(cells) == len(sections) == len(rows) * len(columns)
+    if not whole or None in places:
+        raise SectionError(
+            "bad-section",
+            f"sections {', '.join(map(format_section, sections))} do not make one image; each "
+            "range of rows must stand once beside each range of columns, without overlap",
+        )
+    y, x = places
+    assert y is not None
+    assert x is not None
+    return tuple((y[s[0].start], x[s[1].start]) for s in sections)
+
+
+def _close_up(ranges: set[tuple[int, int]]) -> dict[int, slice] | None:
+    """Places of ranges without the gaps between them, by their starts; None where they overlap."""
+    places, end, at = {}, 0, 0
+    for start, stop in sorted(ranges):
+        if start < end:
+            return None
+        places[start] = slice(at, at + stop - start)
+        end, at = stop, at + stop - start
+    return places
+
+
+def shape_of_sections(sections: Sequence[Section]) -> tuple[int, int]:
+    """Rows and columns of the image that sections make."""
+    places = assemble_sections(sections)
+    return max(place[0].stop for place in places), max(place[1].stop for place in places)

@@ -11,16 +11,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flatcal.errors import FlatcalError
-from flatcal.frame import Frame
+from flatcal.frame import Detector, Frame, Geometry
 from flatcal.io import RawFrame, decode
-from flatcal.section import Section
+from flatcal.section import Section, assemble_sections
 
 Array = NDArray[Any]
 
@@ -80,6 +80,8 @@ class Strip:
 class Look:
     """What a sample of a frame's pixels shows, in the unit of the raw values.
 
+    Of an image that several amplifiers share, level and grid are less the overscan of each.
+
     Attributes
     ----------
     level : float
@@ -96,6 +98,9 @@ class Look:
     strips : tuple of Strip
         The columns left and right of what is kept; the outermost of the image when no section
         says what is kept.
+    parts : tuple of Look
+        Where several amplifiers share the image, that at each, whose strip is its overscan; there
+        are no other strips then.
     """
 
     level: float
@@ -105,6 +110,7 @@ class Look:
     high: float
     grid: tuple[tuple[float, ...], ...]
     strips: tuple[Strip, ...]
+    parts: tuple[Look, ...] = ()
 
     @property
     def band_levels(self) -> tuple[float, ...]:
@@ -147,9 +153,54 @@ def _try_to_look(raw: Path, frame: Frame) -> Look | None:
 
 
 def _look(pixels: RawFrame, frame: Frame) -> Look | None:
-    assert frame.detector is not None
-    rows, columns = _kept(frame)
-    sides = _sides(frame)
+    assert frame.setup is not None
+    assert frame.geometry is not None
+    geometry, (n_rows, n_columns) = frame.geometry, frame.setup.shape
+    if geometry.is_divided:
+        return _look_at_each(pixels, geometry)
+    kept = geometry.trim_section or (slice(0, n_rows), slice(0, n_columns))
+    (detector,) = frame.detectors
+    return _look_at_part(pixels, kept, _sides(kept[1], n_columns), detector)
+
+
+def _look_at_each(pixels: RawFrame, geometry: Geometry) -> Look | None:
+    """A look at an image that several amplifiers share, made of one at each."""
+    looks = []
+    for amplifier, data in zip(geometry.amplifiers, geometry.data_sections, strict=True):
+        beside = amplifier.overscan_section
+        sides = [_Side(beside[1], beside[1].start >= data[1].stop)] if beside else []
+        look = _look_at_part(pixels, data, sides, amplifier.detector)
+        if look is None:
+            return None
+        looks.append(look)
+    return _put_together(looks, assemble_sections(geometry.data_sections))
+
+
+def _put_together(parts: Sequence[Look], places: Sequence[Section]) -> Look:
+    """The look of an image by those of its parts, each less the level of its overscan."""
+    zeros = [fmean(part.strips[0].levels) if part.strips else 0.0 for part in parts]
+    rows = sorted({place[0].start for place in places})
+    grids: list[list[Array]] = [[] for _ in rows]
+    ordered = sorted(zip(places, parts, zeros, strict=True), key=lambda each: each[0][1].start)
+    for place, part, zero in ordered:
+        grids[rows.index(place[0].start)].append(np.array(part.grid) - zero)
+    return Look(
+        level=fmean(part.level - zero for part, zero in zip(parts, zeros, strict=True)),
+        scatter=fmean(part.scatter for part in parts),
+        saturated_fraction=fmean(part.saturated_fraction for part in parts),
+        low=min(part.low for part in parts),
+        high=max(part.high for part in parts),
+        grid=tuple(tuple(row) for grid in grids for row in np.hstack(grid).tolist()),
+        strips=(),
+        parts=tuple(parts),
+    )
+
+
+def _look_at_part(
+    pixels: RawFrame, kept: Section, sides: Sequence[_Side], detector: Detector
+) -> Look | None:
+    """A look at what one amplifier has read, and at columns beside it."""
+    rows, columns = kept
     bands = _bands(rows, pixels.shape[1])
     height, width = bands[0].stop - bands[0].start, columns.stop - columns.start
     in_image = _spread(height, _IMAGE_PIXELS // (len(bands) * width))
@@ -163,7 +214,7 @@ def _look(pixels: RawFrame, frame: Frame) -> Look | None:
     image, *beside = (_values(pixels, np.stack(part)) for part in parts)
     if not np.isfinite(image).all() and not _fill(image):
         return None
-    saturation = frame.detector.saturation_adu
+    saturation = detector.saturation_adu
     ordered = np.sort(image, axis=None)
     n_below = ordered.size if saturation is None else np.searchsorted(ordered, saturation)
     low, high = ordered[((ordered.size - 1) * np.array([0.01, 0.99])).astype(int)]
@@ -188,18 +239,8 @@ class _Side:
     at_right: bool
 
 
-def _kept(frame: Frame) -> Section:
-    assert frame.setup is not None
-    assert frame.geometry is not None
-    n_rows, n_columns = frame.setup.shape
-    return frame.geometry.trim_section or (slice(0, n_rows), slice(0, n_columns))
-
-
-def _sides(frame: Frame) -> tuple[_Side, ...]:
-    """What lies outside the section that is kept, or the ends of the rows where all is kept."""
-    assert frame.setup is not None
-    n_columns = frame.setup.shape[1]
-    columns = _kept(frame)[1]
+def _sides(columns: slice, n_columns: int) -> tuple[_Side, ...]:
+    """What lies outside the columns that are kept, or the ends of the rows where all are kept."""
     left, right = columns.start, columns.stop
     if (left, right) == (0, n_columns):
         left = min(_END_COLUMNS, n_columns // _SMALLEST_PART)

@@ -165,7 +165,8 @@ def find_alerts(plan: Plan, looks: Mapping[str, Look]) -> Iterator[Alert]:
     for frame in plan.frames:
         if frame.action == "leave_out":
             continue
-        look, limit = looks.get(frame.file), frame.detector and frame.detector.saturation_adu
+        limits = [d.saturation_adu for d in frame.detectors if d.saturation_adu is not None]
+        look, limit = looks.get(frame.file), min(limits, default=None)
         if frame.kind is Kind.FLAT and look and limit and look.high >= _NEAR_SATURATION * limit:
             yield Alert(
                 frame.file,

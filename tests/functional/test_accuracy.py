@@ -17,14 +17,14 @@ from astropy.io import fits
 
 from flatcal import build_plan, run_plan
 from flatcal.recipe import parse_config
-from flatcal.simulate import Detector, FrameTruth, NightTruth, make_detector
+from flatcal.simulate import FrameTruth, NightTruth, make_detector, make_quadrant_detector
 from flatcal.simulate.night import Exposure, write_frame
 from flatcal.simulate.patterns import make_response
+from flatcal.simulate.quadrants import in_adu
 
 SEED = 411
 # 30 % of the light is lost in the corners.
 VIGNETTING = {"vignetting_centre": (0.5, 0.5), "vignetting_radius": 0.0, "vignetting_strength": 0.6}
-BLOCK = 256
 
 
 class Camera(NamedTuple):
@@ -35,12 +35,51 @@ class Camera(NamedTuple):
     flat_s: float
     science_s: float
     sky_adu: float
+    block: int
 
 
 CAMERAS = {
-    "lfc": Camera("g'", (70.0, 300.0), 70.0, 300.0, 300.0),
-    "cg16m": Camera("r", (90.0,), 2.0, 60.0, 300.0),
+    "lfc": Camera("g'", (70.0, 300.0), 70.0, 300.0, 300.0, 256),
+    "cg16m": Camera("r", (90.0,), 2.0, 60.0, 300.0, 256),
+    # Four amplifiers, with their overscans at the edges or in the middle of the raw frame.
+    "outer": Camera("r", (90.0,), 2.0, 60.0, 300.0, 128),
+    "middle": Camera("r", (60.0,), 60.0, 60.0, 300.0, 128),
 }
+
+
+class OneAmplifier:
+    """A camera with its gain and read noise, and its overscan if that is subtracted."""
+
+    def __init__(self, name):
+        self.detector = make_detector(name, seed=SEED)
+        camera = self.detector.camera
+        self.gain, self.read_noise = camera.gain_electron_per_adu, camera.read_noise_electron
+        self.has_overscan = name == "lfc"
+        self.parts = (np.s_[:, :],)
+
+    def level(self, frame):
+        """Bias of a frame over its overscan, where that is subtracted."""
+        return frame.bias_level_adu - (frame.overscan_level_adu if self.has_overscan else 0.0)
+
+    def response(self, camera, band):
+        return make_response(camera, band, SEED)
+
+
+class Quadrants:
+    """The same of a camera with four amplifiers: planes of the assembled image."""
+
+    def __init__(self, side):
+        self.detector = make_quadrant_detector(side=side, seed=SEED)
+        self.parts = tuple(self.detector.image_slice(number) for number in range(4))
+        self.gain = self.detector.plane_of("gain_electron_per_adu").astype(float)
+        self.read_noise = self.detector.plane_of("read_noise_electron").astype(float)
+        self.offset = self.detector.plane_of("overscan_offset_adu").astype(float)
+
+    def level(self, frame):
+        return -self.offset
+
+    def response(self, camera, band):
+        return in_adu(make_response(camera, band, SEED), self.gain.astype(np.float32))
 
 
 class Night:
@@ -48,10 +87,11 @@ class Night:
 
     def __init__(self, name, settings, folder):
         self.camera = CAMERAS[name]
-        plain = make_detector(name, seed=SEED)
+        self.sensor = Quadrants(name) if name in ("outer", "middle") else OneAmplifier(name)
+        plain = self.sensor.detector
         camera = replace(plain.camera, **VIGNETTING)
         band = self.camera.filter
-        response = {band: make_response(camera, band, SEED)}
+        response = {band: self.sensor.response(camera, band)}
         starry = replace(plain.truth, camera=camera, flat_response=response)
         empty = replace(starry, stars=np.empty((0, 3)))
         self.frames: list[FrameTruth] = []
@@ -62,7 +102,9 @@ class Night:
         def expose(kind, seconds=0.0, level=0.0, truth=empty):
             number = len(self.frames) + 1
             lit = band if level else None
-            frame = write_frame(Detector(truth), Exposure(kind, seconds, level, lit), number, raw)
+            frame = write_frame(
+                replace(plain, truth=truth), Exposure(kind, seconds, level, lit), number, raw
+            )
             self.frames.append(frame)
             self.truths[frame.file] = truth
 
@@ -77,7 +119,6 @@ class Night:
             expose("science", self.camera.science_s, level)
         expose("science", self.camera.science_s, self.camera.sky_adu, starry)
         self.truth = empty
-        self.name = name
         self.out = folder / "out"
         config = parse_config(settings, "night.toml")
         result = run_plan(build_plan(raw, config), self.out)
@@ -86,14 +127,12 @@ class Night:
 
     def level(self, frame):
         """Bias of a frame over its overscan, where that is subtracted."""
-        pedestal = frame.overscan_level_adu if self.name == "lfc" else 0.0
-        return frame.bias_level_adu - pedestal
+        return self.sensor.level(frame)
 
     def mean_level(self, kind, seconds=0.0):
         """That of the frames of a master."""
-        return np.mean(
-            [self.level(f) for f in self.frames if (f.kind, f.exposure_time_s) == (kind, seconds)]
-        )
+        same = [f for f in self.frames if (f.kind, f.exposure_time_s) == (kind, seconds)]
+        return np.mean([self.level(f) for f in same], axis=0)
 
     def of(self, kind):
         return [frame for frame in self.frames if frame.kind == kind]
@@ -106,6 +145,10 @@ class Night:
         )
         return Planes(self.out / output)
 
+    def level_of(self, image):
+        """Mean of the medians of what each amplifier reads."""
+        return np.mean([np.median(image[part]) for part in self.sensor.parts])
+
     def left_over(self, frame):
         """What remains of the bias level of a frame whose level is not that of its masters."""
         seconds = frame.exposure_time_s
@@ -115,12 +158,17 @@ class Night:
         masters = [self.mean_level("bias"), self.mean_level("dark", max(self.camera.darks))]
         return self.level(frame) - (1 - share) * masters[0] - share * masters[1]
 
+    @property
+    def is_scaled(self):
+        """Whether some frame needs a dark scaled."""
+        return not {self.camera.flat_s, self.camera.science_s} <= set(self.camera.darks)
+
     def is_linear(self, frame):
         """Where frame and darks stay below the limit of linearity, well above their noise."""
         camera = self.truth.camera
         current = self.truth.dark_rate_adu_per_s * max(frame.exposure_time_s, *self.camera.darks)
         light = self.truths[frame.file].expected_signal(frame)
-        most = camera.gain_electron_per_adu * (light + current)
+        most = self.sensor.gain * (light + current)
         return most + 6 * np.sqrt(most) < camera.linear_limit_electron
 
 
@@ -137,18 +185,22 @@ class Planes:
 @pytest.fixture(scope="module", params=CAMERAS)
 def night(request, camera_settings, tmp_path_factory):
     return Night(
-        request.param, camera_settings[request.param], tmp_path_factory.mktemp(request.param)
+        request.param, camera_settings.get(request.param, ""), tmp_path_factory.mktemp("night")
     )
 
 
-def check_pulls(planes, expected, good):
+def check_pulls(night, planes, expected, good=True):
     """Of all good pixels, none of which may be farther off than noise alone ever is."""
     good = good & planes.good
     assert good.mean() > 0.99
-    pull = ((planes.data - expected) / planes.std)[good]
-    assert np.abs(pull).max() < 8
-    assert pull.mean() == pytest.approx(0, abs=0.02)
-    assert pull.std() == pytest.approx(1, abs=0.03)
+    pulls = (planes.data - expected) / planes.std
+    assert np.abs(pulls[good]).max() < 8
+    assert pulls[good].mean() == pytest.approx(0, abs=0.02)
+    for part in night.sensor.parts:
+        pull = pulls[part][good[part]]
+        # Four standard errors, where each of 256 rows has an overscan level of its own.
+        assert pull.mean() == pytest.approx(0, abs=0.064)
+        assert pull.std() == pytest.approx(1, abs=0.03)
 
 
 # -- pulls -------------------------------------------------------------------------------
@@ -156,7 +208,7 @@ def check_pulls(planes, expected, good):
 
 def test_pulls_of_the_master_bias(night):
     expected = night.truth.bias_adu + night.mean_level("bias")
-    check_pulls(Planes(night.out / "masters/master_bias.fits"), expected, True)
+    check_pulls(night, Planes(night.out / "masters/master_bias.fits"), expected)
 
 
 def test_pulls_of_master_darks(night):
@@ -164,12 +216,12 @@ def test_pulls_of_master_darks(night):
         planes = Planes(night.out / f"masters/master_dark_{seconds:g}s.fits")
         current = seconds * night.truth.dark_rate_adu_per_s
         level = night.mean_level("dark", seconds)
-        if night.name == "lfc":
-            expected = night.truth.bias_adu + level + current
-        else:  # it is scaled, so it has lost its bias
+        if night.is_scaled:  # so it has lost its bias
             expected = current + level - night.mean_level("bias")
+        else:
+            expected = night.truth.bias_adu + level + current
         frame = replace(night.of("dark")[0], exposure_time_s=seconds)
-        check_pulls(planes, expected, night.is_linear(frame))
+        check_pulls(night, planes, expected, night.is_linear(frame))
         # Of hot pixels alone, flagged or not: the shot noise of their current counts.
         hot = (current > 50) & night.is_linear(frame)
         assert hot.sum() > 20
@@ -179,15 +231,14 @@ def test_pulls_of_master_darks(night):
 
 def test_pulls_of_the_master_flat(night):
     response = night.truth.flat_response[night.camera.filter]
-    check_pulls(
-        night_flat(night), response / np.median(response), night.is_linear(brightest(night))
-    )
+    expected = response / night.level_of(response)
+    check_pulls(night, night_flat(night), expected, night.is_linear(brightest(night)))
 
 
 def test_pulls_of_flats(night):
     for frame in night.of("flat")[:2]:
         expected = night.truth.expected_signal(frame) + night.left_over(frame)
-        check_pulls(night.output_of(frame), expected, night.is_linear(frame))
+        check_pulls(night, night.output_of(frame), expected, night.is_linear(frame))
 
 
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["2,000 ADU", "40,000 ADU", "sky with stars"])
@@ -196,7 +247,7 @@ def test_pulls_of_science_frames(night, which):
     light = night.truths[frame.file].expected_flattened(frame)
     response = night.truth.flat_response[night.camera.filter]
     expected = light + night.left_over(frame) / response
-    check_pulls(night.output_of(frame), expected, night.is_linear(frame))
+    check_pulls(night, night.output_of(frame), expected, night.is_linear(frame))
 
 
 # -- flats -------------------------------------------------------------------------------
@@ -212,13 +263,9 @@ def brightest(night):
 
 
 def test_the_master_flat_has_the_noise_of_photons_and_read_out(night):
-    camera = night.truth.camera
-    gain, read_adu = (
-        camera.gain_electron_per_adu,
-        camera.read_noise_electron / camera.gain_electron_per_adu,
-    )
+    gain, read_adu = night.sensor.gain, night.sensor.read_noise / night.sensor.gain
     response = night.truth.flat_response[night.camera.filter]
-    response = response / np.median(response)
+    response = response / night.level_of(response)
     flats = night.of("flat")
     levels = np.array([frame.signal_adu for frame in flats])
     photons = response / gain * np.mean(1 / levels)
@@ -234,12 +281,14 @@ def test_the_master_flat_has_the_noise_of_photons_and_read_out(night):
 @pytest.mark.parametrize("which", [0, 1], ids=["2,000 ADU", "40,000 ADU"])
 def test_vignetting_is_flat_to_a_thousandth(night, which):
     response = night.truth.flat_response[night.camera.filter]
-    assert np.percentile(response, 0.1) / np.percentile(response, 99.9) < 0.75
+    light = response * night.sensor.gain
+    assert np.percentile(light, 0.1) / np.percentile(light, 99.9) < 0.75
     frame = night.of("science")[which]
     planes = night.output_of(frame)
     values = np.where(planes.good & night.is_linear(frame), planes.data, np.nan)
-    rows, columns = (n // BLOCK for n in values.shape)
-    blocks = values[: rows * BLOCK, : columns * BLOCK].reshape(rows, BLOCK, columns, BLOCK)
+    size = night.camera.block
+    rows, columns = (n // size for n in values.shape)
+    blocks = values[: rows * size, : columns * size].reshape(rows, size, columns, size)
     binned = np.nanmean(blocks, axis=(1, 3))
     assert binned.size >= 8
     assert np.ptp(binned) / np.median(binned) < 1e-3

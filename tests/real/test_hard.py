@@ -15,10 +15,8 @@ OTHER_CAMERA = (
     "no dark fits; nearest: 10 s (camera ZWO ASI120MC-S is not {0}), 360 s (camera SBIG ST-402 CCD "
     "Camera is not {0}); take darks with the set-up of this frame, or set dark.required = false"
 )
-TWO_AMPLIFIERS = (
-    "several-amplifiers",
-    "2 amplifiers share the image (AMPSROW, AMPSCOL); split it by amplifier",
-)
+# A camera whose profile needs no dark.
+NO_BIAS = ("no-bias", "goes without a dark, and no bias fits it either; take bias frames")
 # File, slug and words of the refusal that it gets when nothing is said about it.
 REFUSED = {
     "dark-subtracted-in-camera/L2-flat-hg-360.00000000.FIT": (
@@ -42,9 +40,9 @@ REFUSED = {
         "file-broken",
         "the file holds 1042816 bytes of pixels, its header announces 2457600; copy it again",
     ),
-    "two-amps/b1003.fits": TWO_AMPLIFIERS,
-    "two-amps/b1020.fits": TWO_AMPLIFIERS,
-    "two-amps/b1021.fits": TWO_AMPLIFIERS,
+    "two-amps/b1003.fits": NO_BIAS,
+    "two-amps/b1020.fits": NO_BIAS,
+    "two-amps/b1021.fits": NO_BIAS,
 }
 # File, master that it goes into, and why. Those of the first and last folder have no IMAGETYP:
 # their names tell the kind.

@@ -637,7 +637,7 @@ def test_known_noise_is_no_caveat(look):
     text = "[camera]\ngain_electron_per_adu=2\nread_noise_electron=5\nsaturation_adu=50000"
     frame = look(config=parse_config(text, "n"))
     assert "noise-unknown" not in slugs(frame.caveats)
-    assert frame.detector.saturation_adu == 50000
+    assert frame.detectors[0].saturation_adu == 50000
 
 
 @pytest.mark.parametrize("cards", [{"AMPSROW": 2}, {"AMPSCOL": 2}, {"AMPSROW": 2, "AMPSCOL": 2}])
@@ -683,7 +683,7 @@ def test_a_bias_that_was_exposed_is_a_caveat(look, exposure, slugs_there):
 def test_saturation_is_the_largest_value_that_the_file_can_hold(tmp_path, dtype, largest):
     fits.PrimaryHDU(np.ones((8, 8), dtype)).writeto(tmp_path / "x.fits")
     (frame,) = find_frames(tmp_path, Config())
-    assert frame.detector.saturation_adu == largest
+    assert frame.detectors[0].saturation_adu == largest
 
 
 @pytest.mark.parametrize("word", ["DARKFLAT", "Dark Flat", "FlatDark"])
@@ -732,7 +732,7 @@ def test_sections_make_a_known_camera_of_another_size_usable(look):
     frame = look(config=parse_config(text, "n"), INSTRUME="Aspen CG16M")
     assert frame.errors == ()
     assert frame.setup.camera == "Aspen CG16M"
-    assert frame.detector.gain_electron_per_adu == 1.5
+    assert frame.detectors[0].gain_electron_per_adu == 1.5
 
 
 # -- structure of files ------------------------------------------------------------------

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from flatcal.frame import Caveat, Frame, Geometry, Kind, Setup
+from flatcal.frame import Amplifier, Caveat, Detector, Frame, Geometry, Kind, Setup
 from flatcal.matching import (
     DarkChoice,
     choose_bias,
@@ -18,7 +18,9 @@ from flatcal.matching import (
 from flatcal.recipe import DarkSettings
 
 SETUP = Setup("camera", (100, 120), (1, 1), "", "", "adu")
-WHOLE = Geometry(None, None, "median", "")
+NOTHING = Detector(None, None, None)
+WHOLE = Geometry((Amplifier(None, None, NOTHING),), "median", "")
+CUT = Geometry((Amplifier((slice(0, 50), slice(0, 120)), None, NOTHING),), "median", "")
 DEFAULTS = DarkSettings()
 
 
@@ -238,7 +240,7 @@ def test_no_darks_at_all():
         ({"pedestal_adu": -100.0}, ("pedestal -100 is not 0",)),
         ({"temperature": -5.0}, ("set to -5 C, not -10 C",)),
         ({"temperature": None}, ("no temperature", "-10 C")),
-        ({"geometry": Geometry((slice(0, 50), slice(0, 120)), None, "median", "")}, ("section",)),
+        ({"geometry": CUT}, ("section",)),
     ],
 )
 def test_a_dark_of_another_kind_is_refused_with_the_reason(difference, words):

@@ -14,7 +14,7 @@ import pytest
 
 from flatcal.camera import CameraSettings
 from flatcal.errors import MESSAGES
-from flatcal.frame import Caveat, Detector, Frame, Geometry, Kind, Setup
+from flatcal.frame import Amplifier, Caveat, Detector, Frame, Geometry, Kind, Setup
 from flatcal.index import find_frames
 from flatcal.overscan import OverscanVerdict, apply_overscan, judge_overscan
 from flatcal.recipe import parse_config
@@ -82,8 +82,9 @@ class Sky:
             file,
             kind=kind,
             setup=Setup("", shape, (1, 1), "", "", "adu"),
-            geometry=Geometry(trim, None, "median", "from the header"),
-            detector=Detector(None, None, 65535.0),
+            geometry=Geometry(
+                (Amplifier(trim, None, Detector(None, None, 65535.0)),), "median", "from the header"
+            ),
         )
 
     def look(self, rng: np.random.Generator, kind: Kind) -> Look:
@@ -322,7 +323,9 @@ def test_figures_are_what_was_put_in():
 
 def with_section(frames: list[Frame], columns: slice | None) -> list[Frame]:
     section = None if columns is None else (slice(0, SHAPE[0]), columns)
-    return [replace(f, geometry=replace(f.geometry, overscan_section=section)) for f in frames]
+    return [
+        replace(f, geometry=f.geometry.with_overscan(section, f.geometry.reason)) for f in frames
+    ]
 
 
 def apply(

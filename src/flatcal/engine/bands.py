@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flatcal.engine.masters import CalibratedFrame
 from flatcal.engine.setting import Setting, open_calibrated
-from flatcal.engine.stacking import Stacking
+from flatcal.engine.stacking import Stacking, combine_regions
 from flatcal.engine.workers import Workers
 from flatcal.flags import INHERITED
 from flatcal.plan import FramePlan, Step
@@ -49,26 +49,28 @@ class Stack:
         Of the master.
     members : tuple of Member
         The frames.
-    stacking : Stacking
-        How they are combined.
+    stackings : tuple of Stacking
+        How they are combined: what each amplifier has read by itself.
     shape : tuple of int
         Rows and columns of the result.
     """
 
     name: str
     members: tuple[Member, ...]
-    stacking: Stacking
+    stackings: tuple[Stacking, ...]
     shape: tuple[int, int]
 
     def row_bytes(self, dtype: np.dtype[Any]) -> int:
         """What a row takes while it is worked on."""
         n_bytes = len(self.members) * (dtype.itemsize + 1) + dtype.itemsize + 4
-        return self.shape[1] * (n_bytes + (2 * dtype.itemsize + 4 if self.halo_rows else 0))
+        n_bytes += 2 * dtype.itemsize + 4 if self.halo_rows else 0
+        # What each of several amplifiers has read is copied.
+        return self.shape[1] * n_bytes * (2 if len(self.stackings) > 1 else 1)
 
     @property
     def halo_rows(self) -> int:
         """Rows above and below a band whose rejected pixels bear on it."""
-        return self.stacking.halo_rows
+        return self.stackings[0].halo_rows
 
 
 # Receives a band that has been combined: its rows, the standard error from the scatter of the
@@ -152,15 +154,17 @@ def combine_band(
     n, (rows, columns) = len(readers), stack.shape
     halo, kind, lend = stack.halo_rows, setting.dtype.type, setting.buffers.lend
     start, stop = max(0, band.start - halo), min(rows, band.stop + halo)
-    inner = slice(band.start - start, band.stop - start)
+    wide, inner = slice(start, stop), slice(band.start - start, band.stop - start)
+    regions = readers[0].preparation.regions
     shape = (n, stop - start, columns)
     with lend(shape, setting.dtype) as values, lend(shape, np.uint8) as bad:
         for reader, its_values, its_flags in zip(readers, values, bad, strict=True):
             # A defect of the detector is in all frames: the average is the best there is.
             reader.read_bad(start, stop, its_values, its_flags, INHERITED)
-        rejected = stack.stacking.combine(values, bad, inner, data, error, n_used)
+        planes = data, error, n_used
+        rejected = combine_regions(regions, stack.stackings, band, wide, values, bad, planes)
         empty = n_used == 0
         if empty.any():
-            scales = stack.stacking.scales.astype(kind)[:, None]
+            scales = stack.stackings[0].scales.astype(kind)[:, None]
             data[empty] = (values[:, inner][:, empty] * scales).mean(axis=0)
     return rejected

@@ -177,8 +177,7 @@ class _FrameWork:
         frame, setting, store = self.frame, self.bench.setting, self.bench.store
         output = output_of(frame)
         assert frame.kind is not None
-        assert frame.detector is not None
-        has_std = setting.config.output.uncertainty and frame.detector.noise_known
+        has_std = setting.config.output.uncertainty and frame.noise_known
         dtypes: dict[str, Any] = {"PRIMARY": setting.dtype}
         dtypes |= {"UNCERT": setting.dtype} if has_std else {}
         dtypes |= {"MASK": np.uint8, "FLAGS": np.int16} if self._has_mask else {}

@@ -6,6 +6,7 @@ exposure time and date become those of the whole, the rest is left out.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +20,7 @@ from flatcal.frame import Kind
 from flatcal.headers import open_file
 from flatcal.io import naming, quiet_astropy
 from flatcal.plan import FramePlan, MasterPlan, Step
+from flatcal.section import assemble_sections, format_section, parse_sections
 from flatcal.state import STEP_RECORDS
 
 # Cards of the file's structure, which astropy writes anew, and sections that no longer hold.
@@ -28,6 +30,12 @@ _STRUCTURE: Final = frozenset(
     + ("TFIELDS", "THEAP", "GROUPS")
 )
 _SECTIONS: Final = frozenset(("BIASSEC", "TRIMSEC", "DATASEC", "CCDSEC", "DETSEC", "AMPSEC"))
+
+# A longer text, such as the sections of several amplifiers, fills its cards.
+_LONGEST_WITH_COMMENT: Final = 45
+
+# Sections of one of several amplifiers, as CTIO and NOAO name them.
+_SECTION_OF_AMPLIFIER: Final = re.compile("[ABCDT]SEC[0-9]{2}")
 
 # What is told of each input of a master: keyword, and the comment before its name.
 PER_INPUT: Final = {
@@ -93,8 +101,9 @@ def frame_header(raw: fits.Header, plan: FramePlan) -> fits.Header:
     if plan.filter:
         header["FILTER"] = (plan.filter, "filter")
     header["BUNIT"] = (plan.unit, "unit of the pixel values")
-    _shift_wcs(header, plan.steps)
+    _shift_wcs(header, plan.steps, plan.shape)
     header.update(state_cards(plan.steps))
+    header.update(_amplifier_cards(plan, plan.steps))
     return header
 
 
@@ -136,13 +145,33 @@ def master_header(
         header["DATE-OBS"] = (dates[0], "of the first frame")
         header["DATE-END"] = (dates[-1], "start of the last frame")
     header["BUNIT"] = (frames[0].unit, "unit of the pixel values")
-    _shift_wcs(header, master.steps or frames[0].steps)
+    _shift_wcs(header, master.steps or frames[0].steps, frames[0].shape)
     # Flats may differ in their darks and scales: what they do not share is not said.
     steps = [master.steps] if master.steps else [frame.steps for frame in frames]
     header.update(common_cards([state_cards(its_steps) for its_steps in steps]))
     if master.kind is Kind.FLAT:
         header["BUNIT"] = ("", "relative response, median 1")
     header.update(_identity_cards(master, bias_recipe))
+    header.update(_amplifier_cards(frames[0], steps[0]))
+    return header
+
+
+def _amplifier_cards(plan: FramePlan, steps: Sequence[Step]) -> fits.Header:
+    """Place, gain and read noise of each amplifier, where several share the image."""
+    header = fits.Header()
+    trim = next((step for step in steps if step.name == "trim_image"), None)
+    if len(plan.detectors) == 1 or trim is None or trim.section is None or plan.shape is None:
+        return header
+    places = assemble_sections(parse_sections(trim.section, plan.shape))
+    header["NAMPS"] = (len(places), "amplifiers that share the image")
+    for number, (detector, place) in enumerate(zip(plan.detectors, places, strict=True), start=1):
+        header[f"AMPNAM{number}"] = (ascii_text(detector.amplifier), "amplifier")
+        header[f"AMPSEC{number}"] = (format_section(place), "its part of this image")
+        if detector.gain_electron_per_adu is not None:
+            gain = detector.gain_electron_per_adu
+            header[f"AMPGAI{number}"] = (gain, "[electron/adu] its gain")
+        if detector.read_noise_electron is not None:
+            header[f"AMPRDN{number}"] = (detector.read_noise_electron, "[electron] its read noise")
     return header
 
 
@@ -187,18 +216,26 @@ def _set_kind(header: fits.Header, kind: Kind | None) -> None:
     header["IMAGETYP"] = (kind.value, "kind of frame")
 
 
-def _shift_wcs(header: fits.Header, steps: Sequence[Step]) -> None:
-    """Sections that no longer hold go; reference pixels follow the trimming."""
+def _shift_wcs(header: fits.Header, steps: Sequence[Step], shape: tuple[int, int] | None) -> None:
+    """Sections that no longer hold go; reference pixels follow the trimming.
+
+    Where several amplifiers share the image a reference pixel follows the part that it lies in, or
+    the first part if it lies in none.
+    """
     trim = next((step for step in steps if step.name == "trim_image"), None)
-    if trim is None or trim.section is None:
+    if trim is None or trim.section is None or shape is None:
         return
-    for keyword in _SECTIONS & set(header):
-        del header[keyword]
-    x_first, y_first = (part.split(":")[0] for part in trim.section.strip("[]").split(","))
+    for keyword in [*header]:
+        if keyword in _SECTIONS or _SECTION_OF_AMPLIFIER.fullmatch(keyword):
+            del header[keyword]
+    sections = parse_sections(trim.section, shape)
+    parts = list(zip(sections, assemble_sections(sections), strict=True))
     for card in list(header.cards):
-        for names, first in ((("CRPIX1", "LTV1"), x_first), (("CRPIX2", "LTV2"), y_first)):
+        for names, axis in ((("CRPIX1", "LTV1"), 1), (("CRPIX2", "LTV2"), 0)):
             if _stem(card.keyword) in names and isinstance(card.value, int | float):
-                header[card.keyword] = card.value - (int(first) - 1)
+                holds = (p for p in parts if p[0][axis].start < card.value <= p[0][axis].stop)
+                section, place = next(holds, parts[0])
+                header[card.keyword] = card.value - (section[axis].start - place[axis].start)
 
 
 def _stem(keyword: str) -> str:
@@ -231,7 +268,9 @@ def state_cards(steps: Sequence[Step]) -> fits.Header:
         ("TRIMDSEC", "trim_image", "section that was kept"),
     ):
         if name in done:
-            header[keyword] = (done[name].section, comment)
+            header[keyword] = done[name].section
+            if len(header[keyword]) <= _LONGEST_WITH_COMMENT:
+                header.comments[keyword] = comment
     for keyword, name, comment in (
         ("BIASNAME", "subtract_bias", "master bias"),
         ("DARKNAME", "subtract_dark", "master dark"),

@@ -9,7 +9,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from flatcal.engine.masters import CalibratedFrame
+from flatcal.engine.masters import CalibratedFrame, sampled_rows
+from flatcal.engine.regions import cut_rows
 from flatcal.kernels.combine import MAD_TO_STD
 
 Array = NDArray[Any]
@@ -32,27 +33,33 @@ class Sample:
 
     Attributes
     ----------
-    pixels : ndarray, shape (n_frames, n_pixels)
-        Some of them.
+    pixels : list of ndarray, each of shape (n_frames, n_pixels)
+        Some of what each amplifier has read.
     blocks : list of ndarray, each of shape (rows, blocks)
         Means over neighbours; see `average_blocks`.
     """
 
-    pixels: Array
+    pixels: list[Array]
     blocks: list[Array]
 
 
 def sample_frames(readers: Sequence[CalibratedFrame], scales: Array) -> Sample:
     """Read the sample of some frames, each of which is multiplied by its scale."""
-    pixels, blocks = [], []
+    pixels: list[list[Array]] = []
+    blocks = []
+    preparation = readers[0].preparation
+    rows = np.array(sampled_rows(preparation.shape[0]))
     for reader, scale in zip(readers, scales, strict=True):
         values, flags = reader.read_sample()
         scaled = np.where(flags == 0, values * values.dtype.type(scale), np.nan)
         blocks.append(average_blocks(scaled))
         # Odd, or the pixels would come from a few columns.
         step = len(readers) * scaled.size // _SAMPLE_VALUES | 1
-        pixels.append(scaled.ravel()[::step].copy())  # or all of it would stay in memory
-    return Sample(np.array(pixels), blocks)
+        pixels.append([])
+        for region in preparation.regions:
+            own = cut_rows(scaled, rows, region)
+            pixels[-1].append(own.ravel()[::step].copy())  # or all of it would stay in memory
+    return Sample([np.array(of_region) for of_region in zip(*pixels, strict=True)], blocks)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

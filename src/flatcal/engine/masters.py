@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,13 @@ from numpy.typing import NDArray
 from flatcal.engine.buffers import Buffers
 from flatcal.engine.hot_pixels import refine_scale
 from flatcal.engine.noise import read_variance_adu2
+from flatcal.engine.regions import (
+    Region,
+    contiguous,
+    levels_of_regions,
+    make_regions,
+    shifted,
+)
 from flatcal.engine.user_mask import UserMask
 from flatcal.flags import INHERITED, Flag
 from flatcal.frame import Detector
@@ -20,11 +28,12 @@ from flatcal.kernels import arithmetic
 from flatcal.kernels.stats import median_of_good
 from flatcal.plan import Step
 from flatcal.projection import READ_PIXELS
-from flatcal.section import Section, parse_section
+from flatcal.section import Section, parse_sections
 
 Array = NDArray[Any]
 
 _NO_FLAGS = np.empty((0, 0), np.uint16)
+_NO_PIXELS = np.empty((0, 0), np.uint16)
 
 # Rows that are looked at before a frame is calibrated, for a first idea of its level.
 _SAMPLE_ROWS = 32
@@ -76,10 +85,8 @@ class Preparation:
 
     Attributes
     ----------
-    section : tuple of slice
-        The pixels that are kept.
-    overscan : tuple of slice or None
-        The overscan pixels of the same rows.
+    regions : tuple of Region
+        The parts of the image that the amplifiers have read; most often one.
     statistic : callable
         Of the overscan pixels of a row.
     bias, dark, flat : Master or None
@@ -96,8 +103,7 @@ class Preparation:
         Of the calculation.
     """
 
-    section: Section
-    overscan: Section | None
+    regions: tuple[Region, ...]
     statistic: Callable[..., Array]
     bias: Master | None
     bias_name: str
@@ -121,13 +127,14 @@ class Preparation:
     @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns that are kept."""
-        rows, columns = self.section
-        return rows.stop - rows.start, columns.stop - columns.start
+        places = [region.place for region in self.regions]
+        return max(place[0].stop for place in places), max(place[1].stop for place in places)
 
 
 def prepare(
     steps: Sequence[Step],
     shape: tuple[int, int],
+    detectors: Sequence[Detector],
     master: Callable[[str], Master],
     dtype: np.dtype[Any],
     mask: UserMask | None,
@@ -141,6 +148,8 @@ def prepare(
         Of one frame.
     shape : tuple of int
         Rows and columns of the raw image.
+    detectors : sequence of Detector
+        Noise and range of each amplifier.
     master : callable
         Gives a master by its name.
     dtype : dtype
@@ -152,9 +161,9 @@ def prepare(
     """
     by_name = {step.name: step for step in steps}
 
-    def section_of(name: str) -> Section | None:
+    def sections_of(name: str) -> tuple[Section, ...]:
         step = by_name.get(name)  # type: ignore[call-overload]
-        return None if step is None else parse_section(step.section, shape)
+        return () if step is None else parse_sections(step.section, shape)
 
     def master_of(name: str) -> Master | None:
         step = by_name.get(name)  # type: ignore[call-overload]
@@ -162,10 +171,10 @@ def prepare(
 
     overscan = by_name.get("subtract_overscan")
     dark = by_name.get("subtract_dark")
-    section = section_of("trim_image") or (slice(0, shape[0]), slice(0, shape[1]))
+    sections = sections_of("trim_image") or ((slice(0, shape[0]), slice(0, shape[1])),)
+    regions = make_regions(sections, sections_of("subtract_overscan"), detectors)
     return Preparation(
-        section=section,
-        overscan=section_of("subtract_overscan"),
+        regions=regions,
         statistic=np.mean if overscan and overscan.statistic == "mean" else np.median,
         bias=master_of("subtract_bias"),
         bias_name=bias.master or "" if (bias := by_name.get("subtract_bias")) else "",
@@ -173,9 +182,15 @@ def prepare(
         dark_scale=dtype.type(refined_scale or (dark.scale if dark else 1.0)),
         refine=dark is not None and dark.refine and refined_scale is None,
         flat=master_of("flat_correct"),
-        marked=np.empty((0, 0), np.bool_) if mask is None else mask.within(shape, section),
+        marked=np.empty((0, 0), np.bool_) if mask is None else mask.within(shape, sections),
         dtype=dtype,
     )
+
+
+def sampled_rows(n_rows: int) -> range:
+    """The rows that `CalibratedFrame.read_sample` reads of so many."""
+    step = max(1, n_rows // _SAMPLE_ROWS)
+    return range(step // 2, n_rows, step)
 
 
 class CalibratedFrame:
@@ -187,23 +202,14 @@ class CalibratedFrame:
         Open.
     preparation : Preparation
         The steps.
-    detector : Detector
-        Where it is linear, and where it saturates.
     buffers : Buffers
         Lend memory for flags that are not kept.
     """
 
-    def __init__(
-        self, raw: RawFrame, preparation: Preparation, detector: Detector, buffers: Buffers
-    ) -> None:
+    def __init__(self, raw: RawFrame, preparation: Preparation, buffers: Buffers) -> None:
         self.raw = raw
         self._buffers = buffers
         self.preparation = preparation
-        kind = preparation.dtype.type
-        self._limits = tuple(
-            kind(np.inf if limit is None else limit)
-            for limit in (detector.linear_to_adu, detector.saturation_adu)
-        )
 
     @property
     def band_rows(self) -> int:
@@ -220,8 +226,7 @@ class CalibratedFrame:
     def read_sample(self) -> tuple[Array, Array]:
         """Calibrated values of some rows from all over the frame, and which of them are bad."""
         rows, columns = self.preparation.shape
-        step = max(1, rows // _SAMPLE_ROWS)
-        chosen = range(step // 2, rows, step)
+        chosen = sampled_rows(rows)
         values = np.empty((len(chosen), columns), self.preparation.dtype)
         bad = np.empty(values.shape, np.uint8)
         for place, row in enumerate(chosen):
@@ -280,27 +285,18 @@ class CalibratedFrame:
 
     def _read_band(self, band: slice, out: Array, flags: Array) -> None:
         p = self.preparation
-        first = p.section[0].start
-        rows = slice(first + band.start, first + band.stop)
-        whole = slice(0, self.raw.shape[1])
-        if self.raw.is_plain:
-            pixels = self.raw.stored_rows(rows)
-        else:
-            pixels = self.raw.values(rows, whole, np.float64 if p.overscan else p.dtype)
-        steps = (
-            self._level(pixels),
-            _band(p.bias, band, p.dtype),
-            _band(p.dark, band, p.dtype),
-            p.dark_scale,
-            _band(p.flat, band, p.dtype),
-        )
-        if self.raw.is_plain:
-            first = p.section[1].start
-            arithmetic.calibrate_uint16(pixels, first, *steps, *self._limits, out, flags)
-        else:
-            out[:] = pixels[:, p.section[1]]
-            arithmetic.flag_image(out, *self._limits, steps[-1], flags)
-            arithmetic.calibrate(out, *steps)
+        rows, pixels = slice(0, 0), _NO_PIXELS
+        for region in p.regions:
+            section = region.within(band)
+            if section is None:
+                continue
+            # Amplifiers beside one another share their rows.
+            if region.raw_rows(section[0]) != rows:
+                rows = region.raw_rows(section[0])
+                pixels = self._read_rows(rows)
+            place = shifted(section, band.start)
+            with contiguous(out[place]) as its_out, contiguous(flags[place]) as its_flags:
+                self._read_region(region, section, pixels, its_out, its_flags)
         for master, flag in (
             (p.bias, Flag.MASTER_BAD),
             (p.dark, Flag.MASTER_BAD),
@@ -313,6 +309,36 @@ class CalibratedFrame:
         if p.marked.size:
             flags[p.marked[band]] |= np.uint16(Flag.USER)
 
+    def _read_rows(self, rows: slice) -> Array:
+        """Whole raw rows, as they are stored where that is plain."""
+        p = self.preparation
+        if self.raw.is_plain:
+            return self.raw.stored_rows(rows)
+        has_overscan = p.regions[0].overscan is not None
+        whole = slice(0, self.raw.shape[1])
+        return self.raw.values(rows, whole, np.float64 if has_overscan else p.dtype)
+
+    def _read_region(
+        self, region: Region, section: Section, pixels: Array, out: Array, flags: Array
+    ) -> None:
+        """Calibrate a section of the image, which one amplifier has read, from its raw rows."""
+        p = self.preparation
+        limits = _limits(region.detector, p.dtype)
+        steps = (
+            self._level(region, pixels),
+            _cut(p.bias, section, p.dtype),
+            _cut(p.dark, section, p.dtype),
+            p.dark_scale,
+            _cut(p.flat, section, p.dtype),
+        )
+        if self.raw.is_plain:
+            first = region.raw[1].start
+            arithmetic.calibrate_uint16(pixels, first, *steps, *limits, out, flags)
+        else:
+            out[:] = pixels[:, region.raw[1]]
+            arithmetic.flag_image(out, *limits, steps[-1], flags)
+            arithmetic.calibrate(out, *steps)
+
     def _flag_bled(self, band: slice, flags: Array) -> None:
         """Flag the neighbours of saturated pixels, also of those in the rows beside the band."""
         above, below = self._saturated(band.start - 1), self._saturated(band.stop)
@@ -324,23 +350,32 @@ class CalibratedFrame:
         )
 
     def _saturated(self, row: int) -> Array | None:
-        """SATURATED in a raw row, counted as those that are kept; None where nowhere."""
-        rows, columns = self.preparation.section
-        place = rows.start + row
-        if not 0 <= place < self.raw.shape[0] or not np.isfinite(self._limits[1]):
-            return None
-        saturated = self.raw.look_at_row(place)[columns] >= self._limits[1]
-        return saturated * np.uint16(Flag.SATURATED) if saturated.any() else None
+        """SATURATED in a row of the image that is kept, or in the raw rows at its ends.
 
-    def _level(self, pixels: Array) -> Array:
+        None where nowhere.
+        """
+        rows, columns = self.preparation.shape
+        found = np.zeros(columns, np.uint16)
+        nearest = min(max(row, 0), rows - 1)
+        for region in self.preparation.regions:
+            limit = _limits(region.detector, self.preparation.dtype)[1]
+            place = region.raw_rows(slice(row, row)).start
+            is_there = 0 <= place < self.raw.shape[0]
+            if region.within(slice(nearest, nearest + 1)) and is_there and np.isfinite(limit):
+                values = self.raw.look_at_row(place)[region.raw[1]]
+                found[region.place[1]] = (values >= limit) * np.uint16(Flag.SATURATED)
+        return found if found.any() else None
+
+    def _level(self, region: Region, pixels: Array) -> Array:
         """Overscan level of rows of the raw image, as they are stored where that is plain."""
         p = self.preparation
-        if p.overscan is None:
+        if region.overscan is None:
             return np.empty(0, p.dtype)
-        overscan = pixels[:, p.overscan[1]]
+        overscan = pixels[:, region.overscan[1]]
         if self.raw.is_plain:
             overscan = decode(overscan, np.float64)
-        bad = ~(overscan < self._limits[1])  # saturated, or not a number
+        limit = _limits(region.detector, p.dtype)[1]
+        bad = ~(overscan < limit)  # saturated, or not a number
         if bad.any():
             overscan = np.ma.masked_array(overscan, bad)
             statistic = np.ma.mean if p.statistic is np.mean else np.ma.median
@@ -364,20 +399,21 @@ class CalibratedFrame:
         correction = p.dtype.type(refine_scale(data, flags, p.dark.data, flat))
         self.preparation = replace(p, dark_scale=p.dark_scale + correction, refine=False)
 
-    def level_variance(self, detector: Detector) -> float:
+    def level_variance(self, region: Region) -> float:
         """Variance in ADU squared of the overscan level of a row; 0 without an overscan.
 
         That of a median is pi / 2 times that of a mean.
         """
-        p = self.preparation
-        if p.overscan is None:
+        if region.overscan is None:
             return 0.0
-        n_columns: int = p.overscan[1].stop - p.overscan[1].start
-        factor: float = 1.0 if p.statistic is np.mean else np.pi / 2
-        return factor * read_variance_adu2(detector) / n_columns
+        n_columns: int = region.overscan[1].stop - region.overscan[1].start
+        factor: float = 1.0 if self.preparation.statistic is np.mean else np.pi / 2
+        return factor * read_variance_adu2(region.detector) / n_columns
 
-    def propagate(self, band: slice, calibrated: Array, detector: Detector, out: Array) -> None:
+    def propagate(self, band: slice, calibrated: Array, out: Array) -> None:
         """Standard deviation of calibrated rows; see `kernels.arithmetic.propagate`.
+
+        Gain and read noise must be known.
 
         Parameters
         ----------
@@ -385,34 +421,66 @@ class CalibratedFrame:
             The rows.
         calibrated : ndarray
             Their values, as `read` gives them.
-        detector : Detector
-            With known gain and read noise.
         out : ndarray
             Receives the standard deviation.
         """
-        p = self.preparation
+        regions = self.preparation.regions
+        for region, zero in zip(regions, self._dark_zeros, strict=True):
+            section = region.within(band)
+            if section is not None:
+                place = shifted(section, band.start)
+                values = np.ascontiguousarray(calibrated[place])
+                with contiguous(out[place]) as its_out:
+                    self._propagate_region(region, zero, section, values, its_out)
+
+    @cached_property
+    def _dark_zeros(self) -> tuple[float, ...]:
+        """Value of the dark without current, for each region."""
+        dark, regions = self.preparation.dark, self.preparation.regions
+        if dark is None or dark.lost_bias:
+            return (0.0 if dark is None else dark.zero,) * len(regions)
+        rows = np.array(sampled_rows(self.preparation.shape[0]))
+        levels = levels_of_regions(dark.data[rows], rows, regions)
+        return tuple(dark.zero + level for level in levels)
+
+    def _propagate_region(
+        self, region: Region, zero: float, section: Section, calibrated: Array, out: Array
+    ) -> None:
+        p, detector = self.preparation, region.detector
         kind = p.dtype.type
         arithmetic.propagate(
             calibrated,
-            kind(read_variance_adu2(detector) + self.level_variance(detector)),
+            kind(read_variance_adu2(detector) + self.level_variance(region)),
             kind(detector.gain_electron_per_adu),
-            _band_std(p.bias, band, p.dtype),
+            _cut_std(p.bias, section, p.dtype),
             kind(p.bias_factor),
-            _band(p.dark, band, p.dtype),
-            _band_std(p.dark, band, p.dtype),
+            _cut(p.dark, section, p.dtype),
+            _cut_std(p.dark, section, p.dtype),
             p.dark_scale,
-            kind(0.0 if p.dark is None else p.dark.zero),
-            _band(p.flat, band, p.dtype),
-            _band_std(p.flat, band, p.dtype),
+            kind(zero),
+            _cut(p.flat, section, p.dtype),
+            _cut_std(p.flat, section, p.dtype),
             out,
         )
 
 
-def _band(master: Master | None, band: slice, dtype: np.dtype[Any]) -> Array:
-    return np.empty((0, 0), dtype) if master is None else master.data[band]
+def _limits(detector: Detector, dtype: np.dtype[Any]) -> tuple[Any, Any]:
+    """Where an amplifier is no longer linear, and where it saturates; infinity for nowhere."""
+    linear, saturation = (
+        dtype.type(np.inf if limit is None else limit)
+        for limit in (detector.linear_to_adu, detector.saturation_adu)
+    )
+    return linear, saturation
 
 
-def _band_std(master: Master | None, band: slice, dtype: np.dtype[Any]) -> Array:
+def _cut(master: Master | None, section: Section, dtype: np.dtype[Any]) -> Array:
+    """A section of a master, without a copy where that is whole rows."""
+    if master is None:
+        return np.empty((0, 0), dtype)
+    return np.ascontiguousarray(master.data[section])
+
+
+def _cut_std(master: Master | None, section: Section, dtype: np.dtype[Any]) -> Array:
     if master is None or not master.std.size:
         return np.empty((0, 0), dtype)
-    return master.std[band]
+    return np.ascontiguousarray(master.std[section])

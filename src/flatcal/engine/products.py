@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from flatcal.engine.average_noise import AverageNoise
 from flatcal.engine.bands import Combining, Member, Stack, open_members
 from flatcal.engine.defects import flag_dead, flag_flat_columns, flag_hot, flag_level_columns
 from flatcal.engine.inherited import inherited_errors
+from flatcal.engine.level import RunningLevel, level_of
 from flatcal.engine.likeness import LEAST_FLATS, Likeness, compare_flats, sample_frames
-from flatcal.engine.masters import CalibratedFrame
+from flatcal.engine.masters import CalibratedFrame, sampled_rows
 from flatcal.engine.noise import (
-    Variance,
+    NoiseModel,
     flat_noise,
     flat_variances,
     flat_weights,
@@ -28,21 +30,20 @@ from flatcal.engine.noise import (
     model_noise,
     shares_of_variance,
 )
+from flatcal.engine.regions import contiguous, levels_of_regions
 from flatcal.engine.setting import Setting, calibrated
 from flatcal.engine.stacking import Stacking
 from flatcal.flags import INHERITED, Flag
-from flatcal.frame import Detector, Kind
+from flatcal.frame import Kind
 from flatcal.io import RawFrame
 from flatcal.kernels.arithmetic import (
     add_error,
-    average_std,
     inherit_flags,
     mark_bad,
     normalise_flat,
 )
-from flatcal.kernels.stats import RunningMedian, median_of_good
+from flatcal.kernels.stats import median_of_good
 from flatcal.plan import FramePlan, MasterPlan
-from flatcal.projection import median_room
 from flatcal.rejection import require_some_left
 
 Array = NDArray[Any]
@@ -86,8 +87,9 @@ class Found:
     Attributes
     ----------
     median_adu : float or None
-        Median of its good pixels, rounded so that a header holds it exactly: a later run reads
-        the same level from there. None without any good pixel.
+        Median of its good pixels (of a frame of several amplifiers its `level_of`), rounded so
+        that a header holds it exactly: a later run reads the same level from there. None without
+        any good pixel.
     n_flagged : int
         Pixels that are not good.
     std_source : str or None
@@ -155,9 +157,8 @@ def calibrate_frame(
     take : callable
         Receives the bands in order.
     """
-    detector, lend = plan.detector, setting.buffers.lend
-    assert detector is not None
-    with_std = with_std and detector.noise_known
+    lend = setting.buffers.lend
+    with_std = with_std and plan.noise_known
     frame = calibrated(raw, setting, plan, plan.steps)
     rows, columns = frame.preparation.shape
     refine = frame.preparation.refine
@@ -170,10 +171,7 @@ def calibrate_frame(
         flags = stack.enter_context(lend((height, columns), np.uint16))
         bad = stack.enter_context(lend((height, columns), np.uint8))
         std = stack.enter_context(lend((height, columns), setting.dtype)) if with_std else None
-        running = None
-        if height < rows:
-            inside = stack.enter_context(lend((median_room(rows * columns),), setting.dtype))
-            running = RunningMedian.for_rows(*frame.read_sample(), inside)
+        running = RunningLevel(frame, setting.buffers, stack) if height < rows else None
         if hashed:
             raw.hash_while_reading()
         for band in frame.bands(0, rows):
@@ -181,14 +179,15 @@ def calibrate_frame(
             frame.read(band.start, band.stop, data[:n], flags[:n])
             n_flagged += mark_bad(flags[:n], np.uint16(0xFFFF), bad[:n])
             if std is not None:
-                frame.propagate(band, data[:n], detector, std[:n])
+                frame.propagate(band, data[:n], std[:n])
             if running is not None:
-                running.add(data[:n], bad[:n])
+                running.add(band, data[:n], bad[:n])
             take(data[:n], None if std is None else std[:n], bad[:n], flags[:n])
-        median = median_of_good(data, bad) if running is None else running.find()
+        regions = frame.preparation.regions
+        median = level_of(data, bad, regions) if running is None else running.find()
     if median is None:  # the sample has deceived
         with _whole(frame, setting) as planes:
-            median = median_of_good(*planes)
+            median = level_of(*planes, regions)
     return Found(
         _rounded(median),
         n_flagged,
@@ -222,43 +221,60 @@ def combine_raw(
 
     `zero` is the value of a dark without current; None takes the median of the first frame.
     """
-    detector = frames[0].detector
-    assert detector is not None
-    n = len(frames)
+    n, noise_known = len(frames), frames[0].noise_known
     members = tuple(Member(frame, master.steps) for frame in frames)
     with open_members(members, setting) as readers:
-        bias = readers[0].preparation.bias
-        planes = _empty_planes(readers[0].preparation.shape, setting, detector)
-        finish = partial(_keep_error, planes)
-        ones, noise = np.ones(n), None
-        if detector.noise_known:
-            variance = frame_variance(
-                detector,
-                shot=master.kind is Kind.DARK,
-                level_variance=readers[0].level_variance(detector),
-            )
-            if zero is None:
+        bias, regions = readers[0].preparation.bias, readers[0].preparation.regions
+        planes = _empty_planes(readers[0].preparation.shape, setting, noise_known)
+        finish: Finish = partial(_keep_error, planes)
+        ones = np.ones(n)
+        by_noise = noise_known and setting.config.combine.reject == "noise"
+        models: list[NoiseModel | None] = [None] * len(regions)
+        if noise_known:
+            levels: Sequence[float] = (0.0,) * len(regions)
+            if zero is None or len(regions) > 1:
                 values, flags = readers[0].read_sample()
-                zero = float(median_of_good(values, flags != 0))
+                rows = np.array(sampled_rows(planes.data.shape[0]))
+                levels = levels_of_regions(values, rows, regions)
+                zero = float(median_of_good(values, flags != 0)) if zero is None else zero
+            variances = [
+                frame_variance(
+                    region.detector,
+                    shot=master.kind is Kind.DARK,
+                    level_variance=readers[0].level_variance(region),
+                )
+                for region in regions
+            ]
             shares = shares_of_variance(setting.config.combine.method, ones)
-            finish = partial(
-                _fill_std, planes, variance, shares, zero, None if bias is None else bias.std
-            )
-            # Where the bias is still there, hot pixels have photons all the same.
-            photon = frame_variance(detector, shot=True, level_variance=0).photon
-            terms = np.tile([photon, variance.read], (n, 1))
-            if setting.config.combine.reject == "noise":
-                pixels = sample_frames(readers, ones).pixels
-                noise = model_noise(terms, ones, pixels, lost_bias=bias is not None)
-        grow = setting.config.combine.grow_of(master.kind, by_noise=noise is not None)
-        stacking = Stacking(setting.config.combine, ones, ones, noise, frame_noise(detector), grow)
-        stack = Stack(master.name, members, stacking, planes.data.shape)
+            common = None if bias is None else bias.std
+            noises = [
+                AverageNoise(region, variance, shares, zero + level)
+                for region, variance, level in zip(regions, variances, levels, strict=True)
+            ]
+            finish = partial(_fill_std, planes, noises, common)
+        if by_noise:
+            samples = sample_frames(readers, ones).pixels
+            for number, (region, variance) in enumerate(zip(regions, variances, strict=True)):
+                # Where the bias is still there, hot pixels have photons all the same.
+                photon = frame_variance(region.detector, shot=True, level_variance=0).photon
+                terms = np.tile([photon, variance.read], (n, 1))
+                models[number] = model_noise(
+                    terms, ones, samples[number], lost_bias=bias is not None
+                )
+        grow = setting.config.combine.grow_of(master.kind, by_noise=by_noise)
+        stackings = tuple(
+            Stacking(setting.config.combine, ones, ones, noise, frame_noise(region.detector), grow)
+            for region, noise in zip(regions, models, strict=True)
+        )
+        stack = Stack(master.name, members, stackings, planes.data.shape)
         planes = combine_bands(combining, stack, readers, planes, finish)
         _inherit(readers, planes.flags)
-    if master.kind is Kind.DARK:
-        flag_hot(planes.data, detector, planes.flags)
-    flag_level_columns(planes.data, frame_noise(detector), planes.flags)
-    return planes if detector.noise_known else _fill_unknown(planes, n)
+    for region in regions:
+        image, its_flags = planes.data[region.place], planes.flags[region.place]
+        if master.kind is Kind.DARK:
+            flag_hot(image, region.detector, its_flags)
+        flag_level_columns(image, frame_noise(region.detector), its_flags)
+    return planes if noise_known else _fill_unknown(planes, n)
 
 
 def combine_flats(
@@ -272,48 +288,64 @@ def combine_flats(
 
     The master flat has a median of 1.
     """
-    detector, settings = frames[0].detector, setting.config.combine
-    assert detector is not None
+    settings, noise_known = setting.config.combine, frames[0].noise_known
     levels = np.asarray([flat.median_adu for flat in flats], np.float64)
-    weights = flat_weights(levels, detector) if settings.weights != "equal" else np.ones(len(flats))
+    weights = np.ones(len(flats))
+    if settings.weights != "equal":
+        weights = np.mean([flat_weights(levels, d) for d in frames[0].detectors], axis=0)
     members = tuple(
         Member(frame, frame.steps, flat.refined_scale)
         for frame, flat in zip(frames, flats, strict=True)
     )
     with open_members(members, setting) as readers:
-        shape = readers[0].preparation.shape
-        planes = _empty_planes(shape, setting, detector)
+        shape, regions = readers[0].preparation.shape, readers[0].preparation.regions
+        planes = _empty_planes(shape, setting, noise_known)
         finish: Finish = partial(_keep_error, planes)
-        noise = None
-        by_noise = detector.noise_known and settings.reject == "noise"
+        models: list[NoiseModel | None] = [None] * len(regions)
+        by_noise = noise_known and settings.reject == "noise"
         if by_noise or len(flats) >= LEAST_FLATS:
             sample = sample_frames(readers, 1 / levels)
             planes = replace(planes, likeness=compare_flats(sample.blocks))
-        if detector.noise_known:
+        if noise_known:
             finish = _leave_for_later
-            level_variance = readers[0].level_variance(detector)
-            terms = flat_variances(levels, detector, level_variance)
-            if by_noise:
-                noise = model_noise(terms, 1 / levels, sample.pixels, lost_bias=True)
+            terms = [
+                flat_variances(levels, region.detector, readers[0].level_variance(region))
+                for region in regions
+            ]
+        if by_noise:
+            models = [
+                model_noise(its_terms, 1 / levels, pixels, lost_bias=True)
+                for its_terms, pixels in zip(terms, sample.pixels, strict=True)
+            ]
         grow = settings.grow_of(Kind.FLAT, by_noise=by_noise)
-        least = flat_noise(levels, detector)
-        stacking = Stacking(settings, 1 / levels, weights, noise, least, grow)
-        stack = Stack(master.name, members, stacking, shape)
+        stackings = tuple(
+            Stacking(
+                settings, 1 / levels, weights, noise, flat_noise(levels, region.detector), grow
+            )
+            for region, noise in zip(regions, models, strict=True)
+        )
+        stack = Stack(master.name, members, stackings, shape)
         planes = combine_bands(combining, stack, readers, planes, finish)
-        norm = setting.dtype.type(median_of_good(planes.data, planes.flags != 0))
+        norm = setting.dtype.type(level_of(planes.data, planes.flags != 0, regions))
         normalise_flat(planes.data, planes.flags, norm)
         _inherit(readers, planes.flags)
-        flag_dead(planes.data, planes.flags)
-        flag_flat_columns(planes.data, planes.flags)
-        if detector.noise_known:
-            variance = mean_variance(terms, weights)
+        for region in regions:  # their gains differ
+            image = np.ascontiguousarray(planes.data[region.place])
+            with contiguous(planes.flags[region.place]) as its_flags:
+                flag_dead(image, its_flags)
+                flag_flat_columns(image, its_flags)
+        if noise_known:
             shares = shares_of_variance(settings.method, weights)
+            noises = [
+                AverageNoise(region, mean_variance(its_terms, weights), shares, 0.0)
+                for region, its_terms in zip(regions, terms, strict=True)
+            ]
             factors = weights / levels / weights.sum()
             inherited = inherited_errors(setting.masters, frames, readers, factors)
 
             def fill(band: slice) -> None:
                 n_used = planes.n_used[band].astype(np.int32)
-                _fill_std(planes, variance, shares, 0.0, None, band, None, n_used)
+                _fill_std(planes, noises, None, band, None, n_used)
                 if planes.std is not None:
                     for std, factor in inherited:
                         add_error(planes.std[band], std[band], factor)
@@ -336,14 +368,14 @@ def _inherit(readers: Sequence[CalibratedFrame], flags: Array) -> None:
                 seen.add(id(its))
 
 
-def _empty_planes(shape: tuple[int, int], setting: Setting, detector: Detector) -> Planes:
+def _empty_planes(shape: tuple[int, int], setting: Setting, noise_known: bool) -> Planes:
     """Planes to be filled, with an uncertainty if one is wanted."""
     return Planes(
         np.empty(shape, setting.dtype),
         np.empty(shape, setting.dtype) if setting.config.output.uncertainty else None,
         np.zeros(shape, np.uint16),
         np.empty(shape, np.uint16),
-        "noise model" if detector.noise_known else "scatter of the frames",
+        "noise model" if noise_known else "scatter of the frames",
     )
 
 
@@ -354,25 +386,16 @@ Finish = Callable[[slice, Array, Array], None]
 
 def _fill_std(
     planes: Planes,
-    variance: Variance,
-    shares: Array,
-    zero: float,
+    noises: Sequence[AverageNoise],
     common_std: Array | None,
     band: slice,
     _error: Array | None,
     n_used: Array,
 ) -> None:
     """The uncertainty of the noise model, which tells more than the scatter of a few values."""
-    if planes.std is None:
-        return
-    kind = planes.data.dtype.type
-    common = np.empty((0, 0), kind)
-    if common_std is not None and common_std.size:
-        common = common_std[band]
-    average_std(
-        planes.data[band], n_used, shares.astype(kind), kind(variance.photon), kind(variance.read),
-        kind(zero), common, planes.std[band],
-    )  # fmt: skip
+    if planes.std is not None:
+        for noise in noises:
+            noise.fill(planes.data, planes.std, common_std, band, n_used)
 
 
 def _keep_error(planes: Planes, band: slice, error: Array, _n_used: Array) -> None:
@@ -412,7 +435,7 @@ def combine_bands(
     Planes
         The same, with the share of the pixels that were rejected in each frame.
     """
-    require_some_left(stack.stacking.settings, stack.name, len(readers))
+    require_some_left(stack.stackings[0].settings, stack.name, len(readers))
     rejected: list[Array] = []
 
     def receive(band: slice, error: Array, n_used: Array, its_rejected: Array) -> None:

@@ -17,7 +17,7 @@ from flatcal.plan import FramePlan, MasterPlan, Step
 from flatcal.recipe import Config
 
 # What of a frame's plan determines its pixels and header, beside the raw file and the steps.
-_PIXEL_FACTS = {"kind", "exposure_time_s", "filter", "date", "unit", "shape", "detector"}
+_PIXEL_FACTS = {"kind", "exposure_time_s", "filter", "date", "unit", "shape", "detectors"}
 
 # What of the settings of outputs determines the pixels of all that is made.
 _PIXEL_SETTINGS = {"dtype", "uncertainty"}

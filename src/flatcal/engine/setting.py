@@ -64,11 +64,16 @@ def calibrated(
 ) -> CalibratedFrame:
     """An open frame that is calibrated as it is read."""
     assert plan.shape is not None
-    assert plan.detector is not None
     preparation = prepare(
-        steps, plan.shape, setting.masters, setting.dtype, setting.mask, refined_scale
+        steps,
+        plan.shape,
+        plan.detectors,
+        setting.masters,
+        setting.dtype,
+        setting.mask,
+        refined_scale,
     )
-    return CalibratedFrame(raw, preparation, plan.detector, setting.buffers)
+    return CalibratedFrame(raw, preparation, setting.buffers)
 
 
 @contextmanager

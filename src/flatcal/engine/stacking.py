@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flatcal.engine.noise import NoiseModel
+from flatcal.engine.regions import Region, contiguous, shifted
 from flatcal.kernels import reject
 from flatcal.kernels.combine import combine_clipped, combine_median, combine_weighted
 from flatcal.recipe import CombineSettings
@@ -179,6 +182,55 @@ class Stacking:
             combine_median(values, flags, scales, *out)
         else:
             combine_weighted(values, flags, scales, self.weights[:, None].copy(), *out)
+
+
+def combine_regions(
+    regions: Sequence[Region],
+    stackings: Sequence[Stacking],
+    band: slice,
+    wide: slice,
+    stack: Array,
+    bad: Array,
+    planes: tuple[Array, Array, Array],
+) -> Array:
+    """Combine a band, what each amplifier has read by itself; see `Stacking.combine`.
+
+    Parameters
+    ----------
+    regions : sequence of Region
+        Of the image.
+    stackings : sequence of Stacking
+        How the frames are combined in each.
+    band, wide : slice
+        Rows of the image, and the same with the halo.
+    stack, bad : ndarray, shape (n_frames, rows of `wide`, columns)
+        Values, and what is bad.
+    planes : tuple of ndarray, shape (rows of `band`, columns)
+        Receive average, error and how many values were kept.
+
+    Returns
+    -------
+    ndarray of int64, shape (n_frames,)
+        Pixels that were rejected in each frame.
+    """
+    n_rejected = np.zeros(len(stack), np.int64)
+    for region, stacking in zip(regions, stackings, strict=True):
+        section, outer = region.within(band), region.within(wide)
+        if section is None or outer is None:
+            continue
+        cut, part = shifted(section, band.start), shifted(outer, wide.start)
+        with ExitStack() as parts:
+            average, error, n_used = (parts.enter_context(contiguous(p[cut])) for p in planes)
+            its_bad = parts.enter_context(contiguous(bad[:, *part]))
+            n_rejected += stacking.combine(
+                np.ascontiguousarray(stack[:, *part]),
+                its_bad,
+                shifted(section, outer[0].start)[0],
+                average,
+                error,
+                n_used,
+            )
+    return n_rejected
 
 
 def _by_pixel(stack: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +13,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from flatcal.errors import ConfigError, FrameError
-from flatcal.section import Section
+from flatcal.section import Section, assemble_sections, shape_of_sections
 
 Array = NDArray[Any]
 
@@ -35,24 +36,26 @@ class UserMask:
     marked: Array
     digest: str
 
-    def within(self, shape: tuple[int, int], section: Section) -> Array:
+    def within(self, shape: tuple[int, int], sections: Sequence[Section]) -> Array:
         """What is marked of the pixels that are kept of a raw image.
 
         Parameters
         ----------
         shape : tuple of int
             Rows and columns of the raw image.
-        section : tuple of slice
-            What is kept of it.
+        sections : sequence of tuple of slice
+            What is kept of it, by amplifier.
 
         Raises
         ------
         FrameError
             When the mask has neither the shape of the raw image nor that of what is kept.
         """
-        kept = tuple(part.stop - part.start for part in section)
+        kept = shape_of_sections(sections)
         if self.marked.shape == shape:
-            marked: Array = self.marked[section]
+            marked = np.empty(kept, np.bool_)
+            for section, place in zip(sections, assemble_sections(sections), strict=True):
+                marked[place] = self.marked[section]
             return marked
         if self.marked.shape == kept:
             return self.marked

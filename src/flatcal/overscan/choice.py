@@ -11,7 +11,7 @@ from flatcal.frame import Caveat, Frame
 from flatcal.overscan.columns import collect_columns, find_dark_end
 from flatcal.overscan.evidence import LEAST_COLUMNS
 from flatcal.overscan.verdict import OverscanVerdict, is_trimmed, judge_overscan, name_columns
-from flatcal.section import format_section
+from flatcal.section import format_section, format_sections
 from flatcal.survey import Look
 
 
@@ -62,8 +62,7 @@ def apply_overscan(
 
 def _setup_of(frame: Frame) -> object:
     assert frame.geometry is not None
-    trim = frame.geometry.trim_section
-    return frame.setup, None if trim is None else format_section(trim)
+    return frame.setup, format_sections(frame.geometry.data_sections)
 
 
 def _with_choice(frame: Frame, choice: _Choice | None) -> Frame:
@@ -71,13 +70,15 @@ def _with_choice(frame: Frame, choice: _Choice | None) -> Frame:
     assert geometry is not None
     if choice is None:
         return frame
-    section = None
-    if choice.columns is not None:
-        section = (_rows(frame), choice.columns)
     reason = f"{geometry.reason}; measured: {choice.text}"
+    if geometry.is_divided:
+        geometry = replace(geometry, reason=reason)
+    else:
+        section = None if choice.columns is None else (_rows(frame), choice.columns)
+        geometry = geometry.with_overscan(section, reason)
     return replace(
         frame,
-        geometry=replace(geometry, overscan_section=section, reason=reason),
+        geometry=geometry,
         caveats=(*frame.caveats, *choice.caveats),
     )
 
@@ -94,6 +95,9 @@ def _choose(
 ) -> _Choice | None:
     """What measurement says to the settings; None where nothing could be measured."""
     assert group[0].setup is not None
+    assert group[0].geometry is not None
+    if group[0].geometry.is_divided:
+        return _judge_each(group, looks)
     if not is_trimmed(group[0]):
         return _look_for_missed(group, looks)
     camera = group[0].setup.camera
@@ -110,6 +114,33 @@ def _choose(
     if setting in (None, "header"):
         return _by_measurement(verdict, named)
     return _Choice(named, verdict.text, tuple(_against_section(verdict, named, group[0], who)))
+
+
+def _judge_each(group: Sequence[Frame], looks: Mapping[str, Look]) -> _Choice | None:
+    """What measurement says to the overscan of each of several amplifiers, which is used as named.
+
+    What names amplifiers names their overscans, and they must not go without one singly.
+    """
+    texts: list[str] = []
+    caveats: list[Caveat] = []
+    for number, detector in enumerate(group[0].detectors):
+        alone = [_only(frame, number) for frame in group]
+        own = {f.file: looks[f.file].parts[number] for f in group if f.file in looks}
+        named = _named_columns(alone)
+        verdict = judge_overscan(alone, own, within=named)
+        if verdict is not None and named is not None:
+            amplifier = f"amplifier {detector.amplifier}"
+            who, setting = f"the description of {amplifier}", f"overscan_section of {amplifier}"
+            texts.append(f"{amplifier}: {verdict.text}")
+            caveats += _against_section(verdict, named, alone[0], who, setting)
+    return _Choice(None, ". ".join(texts), tuple(caveats)) if texts else None
+
+
+def _only(frame: Frame, number: int) -> Frame:
+    """A frame as if one of its amplifiers were all of it."""
+    assert frame.geometry is not None
+    amplifier = frame.geometry.amplifiers[number]
+    return replace(frame, geometry=replace(frame.geometry, amplifiers=(amplifier,)))
 
 
 def _named_columns(group: Sequence[Frame]) -> slice | None:
@@ -148,7 +179,11 @@ def _against_none(verdict: OverscanVerdict, frame: Frame, who: str) -> Iterator[
 
 
 def _against_section(
-    verdict: OverscanVerdict, named: slice | None, frame: Frame, who: str
+    verdict: OverscanVerdict,
+    named: slice | None,
+    frame: Frame,
+    who: str,
+    setting: str = "camera.overscan_section",
 ) -> Iterator[Caveat]:
     """A caveat when the section that is named is useless, or has columns that are."""
     if verdict.useful and verdict.columns == named:
@@ -157,7 +192,7 @@ def _against_section(
     if verdict.useful:
         why, better = verdict.left_out, _format(frame, verdict.columns)
     text = f"{who} names {_format(frame, named)}, which is used; but {why}"
-    remedy = f"camera.overscan_section = '{better}' would be better"
+    remedy = f"{setting} = '{better}' would be better"
     yield Caveat("overscan-doubt", f"{text}; {remedy}")
 
 

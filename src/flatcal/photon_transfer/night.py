@@ -18,10 +18,11 @@ from flatcal.photon_transfer.curve import PhotonTransferCurve, fit_photon_transf
 from flatcal.photon_transfer.raw import (
     PAIR_PIXELS,
     RawImage,
+    RawPart,
     measure_raw_pair,
     read_variance_of_pairs,
 )
-from flatcal.section import format_section
+from flatcal.section import format_sections
 
 # More pairs would not make the result better, only later.
 _MOST_PAIRS: Final = 10
@@ -38,6 +39,8 @@ class MeasuredDetector(Strict):
     ----------
     camera, shape, gain_setting
         The set-up.
+    amplifier : str
+        Name of the amplifier; empty where there is one.
     why_not : str
         Why nothing was measured; empty where it was.
     flat_pairs, bias_pairs : tuple of tuple of str
@@ -56,6 +59,7 @@ class MeasuredDetector(Strict):
     camera: str
     shape: tuple[int, int]
     gain_setting: str
+    amplifier: str = ""
     why_not: str = ""
     flat_pairs: tuple[tuple[str, str], ...] = ()
     bias_pairs: tuple[tuple[str, str], ...] = ()
@@ -167,35 +171,41 @@ def measure_detectors(raw: str | Path, frames: Iterable[Frame]) -> DetectorRepor
     Returns
     -------
     DetectorReport
-        One entry for each set-up with flats or bias frames.
+        One entry for each amplifier of each set-up with flats or bias frames.
     """
     groups: dict[tuple[Setup, str], list[Frame]] = {}
     for frame in frames:
         if frame.setup and not frame.errors and frame.kind in (Kind.BIAS, Kind.FLAT):
             groups.setdefault((frame.setup, _sections(frame)), []).append(frame)
     root = Path(raw)
-    detectors = tuple(_measure_setup(root, setup, group) for (setup, _), group in groups.items())
+    detectors = tuple(
+        _measure_amplifier(root, setup, group, number)
+        for (setup, _), group in groups.items()
+        for number in range(len(group[0].detectors))
+    )
     return DetectorReport(raw=str(root), detectors=detectors)
 
 
 def _sections(frame: Frame) -> str:
     assert frame.geometry is not None
-    sections = (frame.geometry.trim_section, frame.geometry.overscan_section)
-    return " ".join("none" if section is None else format_section(section) for section in sections)
+    sections = (frame.geometry.data_sections, frame.geometry.overscan_sections)
+    return " less ".join(map(format_sections, sections))
 
 
-def _measure_setup(root: Path, setup: Setup, frames: Sequence[Frame]) -> MeasuredDetector:
-    detector = frames[0].detector
-    assert detector is not None
+def _measure_amplifier(
+    root: Path, setup: Setup, frames: Sequence[Frame], number: int
+) -> MeasuredDetector:
+    detector = frames[0].detectors[number]
     known: dict[str, Any] = {
         "camera": setup.camera,
         "shape": setup.shape,
         "gain_setting": setup.gain_setting,
+        "amplifier": detector.amplifier,
         "assumed_gain_electron_per_adu": detector.gain_electron_per_adu,
         "assumed_read_noise_electron": detector.read_noise_electron,
     }
     paired = {
-        kind: [_paired(root, frame) for frame in frames if frame.kind is kind]
+        kind: [_paired(root, frame, number) for frame in frames if frame.kind is kind]
         for kind in (Kind.FLAT, Kind.BIAS)
     }
     try:
@@ -218,19 +228,18 @@ def _measure_setup(root: Path, setup: Setup, frames: Sequence[Frame]) -> Measure
     return measured.model_copy(update={"caveats": tuple(caveats)})
 
 
-def _paired(root: Path, frame: Frame) -> PairedFrame:
+def _paired(root: Path, frame: Frame, number: int) -> PairedFrame:
     assert frame.storage is not None
     assert frame.setup is not None
     assert frame.geometry is not None
-    assert frame.detector is not None
+    amplifier, (rows, columns) = frame.geometry.amplifiers[number], frame.setup.shape
+    data = amplifier.data_section or (slice(0, rows), slice(0, columns))
     image = RawImage(
         root / frame.file,
         frame.storage,
         frame.setup.shape,
-        frame.geometry.trim_section,
-        frame.geometry.overscan_section,
+        (RawPart(data, amplifier.overscan_section, amplifier.detector.saturation_adu),),
         frame.geometry.overscan_statistic,
-        frame.detector.saturation_adu,
     )
     alike = (frame.set_temperature_c, frame.filter if frame.kind is Kind.FLAT else "")
     order = (frame.exposure_time_s or 0.0, frame.date, frame.file)
@@ -277,7 +286,7 @@ def measure_pairs(
             used.append((first.name, second.name))
     if not points:
         raise FrameError("gain-not-measured", left_out[0])
-    variance = read_variance[0] / biases[0].image.level_factor
+    variance = read_variance[0] / biases[0].image.level_factors[0]
     read_noise = float(np.sqrt(variance))
     relative = read_variance[1] / read_variance[0] / 2 if read_variance[0] else 0.0
     return PairMeasurement(

@@ -20,12 +20,31 @@ from flatcal.photon_transfer.point import (
     average_boxes,
     average_read_variance,
 )
-from flatcal.section import Section
+from flatcal.section import Section, assemble_sections, shape_of_sections
 
 Array = NDArray[Any]
 
 # Of a pair: four million pixels tell a variance to 0.07 %, and more would not help.
 PAIR_PIXELS: Final = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class RawPart:
+    """What one amplifier has read of a raw frame.
+
+    Attributes
+    ----------
+    data : tuple of slice
+        Its part of the image.
+    overscan : tuple of slice or None
+        The pixels whose statistic is subtracted from each row.
+    saturation_adu : float or None
+        Values from here on are not good.
+    """
+
+    data: Section
+    overscan: Section | None
+    saturation_adu: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,43 +59,63 @@ class RawImage:
         Where its pixels lie.
     shape : tuple of int
         Rows and columns as read out.
-    trim, overscan : tuple of slice or None
-        The pixels that are kept, and those whose statistic is subtracted from each row.
+    parts : tuple of RawPart
+        What its amplifiers have read, moved together.
     statistic : str
         'median' or 'mean'.
-    saturation_adu : float or None
-        Values from here on are not good.
     """
 
     path: Path
     storage: Storage
     shape: tuple[int, int]
-    trim: Section | None
-    overscan: Section | None
+    parts: tuple[RawPart, ...]
     statistic: str
-    saturation_adu: float | None
 
     @property
-    def section(self) -> Section:
-        """The pixels that are kept."""
-        return self.trim or (slice(0, self.shape[0]), slice(0, self.shape[1]))
+    def places(self) -> tuple[Section, ...]:
+        """Where the parts lie in the image."""
+        return assemble_sections([part.data for part in self.parts])
 
     @property
     def kept_shape(self) -> tuple[int, int]:
         """Rows and columns that are kept."""
-        rows, columns = self.section
-        return rows.stop - rows.start, columns.stop - columns.start
+        return shape_of_sections([part.data for part in self.parts])
 
     @property
-    def level_factor(self) -> float:
+    def level_factors(self) -> tuple[float, ...]:
         """Variance of a pixel whose overscan level is off, in units of that of a reading.
 
-        The variance of a median of c values is pi / 2 times that of their mean.
+        One for each part. The variance of a median of c values is pi / 2 times that of their mean.
         """
-        if self.overscan is None:
-            return 1.0
-        n_columns: int = self.overscan[1].stop - self.overscan[1].start
-        return 1 + (1.0 if self.statistic == "mean" else math.pi / 2) / n_columns
+        factor = 1.0 if self.statistic == "mean" else math.pi / 2
+        overscans = [part.overscan for part in self.parts]
+        return tuple(1.0 if o is None else 1 + factor / (o[1].stop - o[1].start) for o in overscans)
+
+
+def spread_over_parts(
+    image: RawImage, values: Sequence[float], bands: Sequence[slice]
+) -> Array | float:
+    """A value for each part, as it stands in some rows; the value itself where there is one part.
+
+    Parameters
+    ----------
+    image : RawImage
+        With its parts.
+    values : sequence of float
+        One for each part.
+    bands : sequence of slice
+        Rows of the image.
+
+    Returns
+    -------
+    float, or ndarray of float64 with the rows of all bands
+    """
+    if len(values) == 1:
+        return values[0]
+    plane = np.empty(image.kept_shape)
+    for place, value in zip(image.places, values, strict=True):
+        plane[place] = value
+    return np.concatenate([plane[rows] for rows in bands])
 
 
 class OpenImage:
@@ -108,17 +147,26 @@ class OpenImage:
             Of the image that is kept.
         """
         image = self.image
-        first = image.section[0].start
-        whole = self._raw.values(
-            slice(first + rows.start, first + rows.stop), slice(0, image.shape[1]), np.float64
-        )
-        values = whole[:, image.section[1]]
+        shape = (rows.stop - rows.start, image.kept_shape[1])
+        values, good = np.empty(shape), np.empty(shape, np.bool_)
+        for part, (its_rows, columns) in zip(image.parts, image.places, strict=True):
+            start, stop = max(rows.start, its_rows.start), min(rows.stop, its_rows.stop)
+            if start < stop:
+                place = slice(start - rows.start, stop - rows.start), columns
+                shift = part.data[0].start - its_rows.start
+                values[place], good[place] = self._read_part(part, start + shift, stop + shift)
+        return values, good
+
+    def _read_part(self, part: RawPart, start: int, stop: int) -> tuple[Array, Array]:
+        """What an amplifier has read of some raw rows."""
+        whole = self._raw.values(slice(start, stop), slice(0, self.image.shape[1]), np.float64)
+        values = whole[:, part.data[1]]
         good = np.isfinite(values)
-        if image.saturation_adu is not None:
-            good &= values < image.saturation_adu
-        if image.overscan is not None:
-            statistic = np.mean if image.statistic == "mean" else np.median
-            values = values - statistic(whole[:, image.overscan[1]], axis=1, keepdims=True)
+        if part.saturation_adu is not None:
+            good &= values < part.saturation_adu
+        if part.overscan is not None:
+            statistic = np.mean if self.image.statistic == "mean" else np.median
+            values = values - statistic(whole[:, part.overscan[1]], axis=1, keepdims=True)
         return values, good
 
 
@@ -146,7 +194,7 @@ def read_variance_of_pairs(
 ) -> tuple[float, float]:
     """Variance of a bias frame in ADU squared by pairs of them, with its error.
 
-    The noise of the overscan level is in it; see `RawImage.level_factor`.
+    The noise of the overscan level is in it; see `RawImage.level_factors`.
     """
     per_pair = max(1, most_pixels // len(pairs))
     parts = []

@@ -16,8 +16,8 @@ from flatcal.photon_transfer.night import DetectorReport, MeasuredDetector
 from flatcal.plan import FramePlan
 from flatcal.report.samples import (
     first_of,
-    kept_section,
-    overscan_columns,
+    kept_sections,
+    overscan_sections,
     raw_rows,
     spread_bands,
 )
@@ -36,22 +36,22 @@ _SetUp = tuple[str, tuple[int, int]]
 def gather_detectors(
     night: ReducedNight, measured: DetectorReport | None
 ) -> Iterator[DetectorView]:
-    """Every set-up: camera and size of the image."""
+    """Every set-up: camera and size of the image, and amplifier."""
     groups: dict[_SetUp, list[FramePlan]] = {}
     for frame in night.plan.frames:
         if frame.shape is not None and frame.action != "refuse":
             groups.setdefault((frame.camera, frame.shape), []).append(frame)
     for (camera, shape), frames in groups.items():
-        found = None
-        if measured is not None:
-            known = [d for d in measured.detectors if (d.camera, d.shape) == (camera, shape)]
-            found = known[0] if known else None
-        plots = list(_overscan_plots(night, frames))
-        if found is not None and found.curve is not None:
-            plots.append(plot_photon_transfer(found, found.curve))
-        yield DetectorView(
-            f"{camera or 'camera'}, {shape[0]} x {shape[1]}", tuple(plots), found, _reason(frames)
-        )
+        known = () if measured is None else measured.detectors
+        for number, detector in enumerate(frames[0].detectors):
+            wanted = (camera, shape, detector.amplifier)
+            found = next((d for d in known if (d.camera, d.shape, d.amplifier) == wanted), None)
+            plots = list(_overscan_plots(night, frames, number))
+            if found is not None and found.curve is not None:
+                plots.append(plot_photon_transfer(found, found.curve))
+            of = f", amplifier {detector.amplifier}" if detector.amplifier else ""
+            title = f"{camera or 'camera'}, {shape[0]} x {shape[1]}{of}"
+            yield DetectorView(title, tuple(plots), found, _reason(frames))
 
 
 def _reason(frames: list[FramePlan]) -> str:
@@ -64,8 +64,8 @@ def _reason(frames: list[FramePlan]) -> str:
     return "the whole image is kept, without an overscan"
 
 
-def _overscan_plots(night: ReducedNight, frames: list[FramePlan]) -> Iterator[Plot]:
-    """Level of the columns outside of the image, and of the overscan along the rows."""
+def _overscan_plots(night: ReducedNight, frames: list[FramePlan], number: int) -> Iterator[Plot]:
+    """Level of the columns outside of an amplifier's image, and of its overscan along the rows."""
     planned = {frame.file: night.plan.master(frame.part_of) for frame in frames if frame.part_of}
     columns_lines: list[Line] = []
     row_lines: list[Line] = []
@@ -76,7 +76,8 @@ def _overscan_plots(night: ReducedNight, frames: list[FramePlan]) -> Iterator[Pl
         if frame is None:
             continue
         steps = frame.steps or (planned[frame.file].steps if frame.file in planned else ())
-        rows, kept = kept_section(frame, steps)
+        sections, overscans = kept_sections(frame, steps), overscan_sections(frame, steps)
+        rows, kept = sections[number]
         assert frame.shape is not None
         if kept.stop - kept.start == frame.shape[1]:
             continue
@@ -86,8 +87,10 @@ def _overscan_plots(night: ReducedNight, frames: list[FramePlan]) -> Iterator[Pl
             values = raw_rows(night, frame, shifted)
         except FlatcalError:
             continue
-        used = used or overscan_columns(frame, steps)
+        used = used or (overscans[number][1] if overscans else None)
         outside = _outside(kept, frame.shape[1])
+        if len(sections) > 1 and used is not None:  # what lies beside belongs to others
+            outside = np.arange(used.start, used.stop)
         reference = values[:, used] if used is not None else values[:, outside]
         level = float(np.median(reference))
         columns_lines.append(Line(kind.value, outside + 1, values[:, outside].mean(axis=0) - level))

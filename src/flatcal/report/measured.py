@@ -16,7 +16,8 @@ def print_detectors(report: DetectorReport) -> None:
         console.print(f"no flats and no bias frames in {report.raw}", markup=False)
     for detector in report.detectors:
         rows, columns = detector.shape
-        console.print(f"{detector.camera}, {rows} x {columns}", style="bold", markup=False)
+        of = f", amplifier {detector.amplifier}" if detector.amplifier else ""
+        console.print(f"{detector.camera}, {rows} x {columns}{of}", style="bold", markup=False)
         if detector.curve is None:
             console.print(f"not measured: {detector.why_not} [gain-not-measured]", markup=False)
         else:

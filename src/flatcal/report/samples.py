@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from flatcal.frame import Kind
 from flatcal.io import RawFrame, naming
 from flatcal.kernels.arithmetic import calibrate
 from flatcal.plan import FramePlan, Step
-from flatcal.section import parse_section
+from flatcal.section import Section, assemble_sections, parse_sections, shape_of_sections
 from flatcal.verify.night import ReducedNight
 
 Array = NDArray[Any]
@@ -70,22 +71,24 @@ def raw_rows(night: ReducedNight, frame: FramePlan, rows: Sequence[slice]) -> Ar
         return np.concatenate([raw.values(band, columns, np.float32) for band in rows])
 
 
-def kept_section(frame: FramePlan, steps: Sequence[Step]) -> tuple[slice, slice]:
-    """Rows and columns that are kept of a raw frame."""
+def kept_sections(frame: FramePlan, steps: Sequence[Step]) -> tuple[Section, ...]:
+    """What is kept of a raw frame: of each amplifier, its part."""
     assert frame.shape is not None
-    for step in steps:
-        if step.name == "trim_image" and step.section is not None:
-            return parse_section(step.section, frame.shape)
-    return slice(0, frame.shape[0]), slice(0, frame.shape[1])
+    found = _sections_of("trim_image", frame, steps)
+    return found or ((slice(0, frame.shape[0]), slice(0, frame.shape[1])),)
 
 
-def overscan_columns(frame: FramePlan, steps: Sequence[Step]) -> slice | None:
-    """Columns of the overscan that the steps use."""
+def overscan_sections(frame: FramePlan, steps: Sequence[Step]) -> tuple[Section, ...]:
+    """The overscan of each amplifier that the steps use; none without one."""
+    return _sections_of("subtract_overscan", frame, steps)
+
+
+def _sections_of(name: str, frame: FramePlan, steps: Sequence[Step]) -> tuple[Section, ...]:
     assert frame.shape is not None
     for step in steps:
-        if step.name == "subtract_overscan" and step.section is not None:
-            return parse_section(step.section, frame.shape)[1]
-    return None
+        if step.name == name and step.section is not None:
+            return parse_sections(step.section, frame.shape)
+    return ()
 
 
 def rows_after_each_step(
@@ -112,19 +115,15 @@ def rows_after_each_step(
     BrokenFileError
         When the raw file or a master cannot be read.
     """
-    rows, columns = kept_section(frame, frame.steps)
-    whole = raw_rows(
-        night, frame, [slice(rows.start + b.start, rows.start + b.stop) for b in bands]
-    )
-    values = np.ascontiguousarray(whole[:, columns])
+    values, levels = _rows_and_levels(night, frame, bands)
     yield "raw", values.copy()
     for step in frame.steps:
         if step.name == "trim_image":
             continue
-        level, bias, dark, flat = np.empty(0, np.float32), *_no_masters()
+        bias, dark, flat = _no_masters()
         scale = 1.0
         if step.name == "subtract_overscan":
-            level = _levels(whole, frame, step)
+            values -= levels
         else:
             assert step.master is not None
             master = output_rows(night.path_of_master(step.master), bands)
@@ -136,7 +135,7 @@ def rows_after_each_step(
                 dark, scale = master, _scale(night, frame, step)
             else:
                 flat = master
-        calibrate(values, level, bias, dark, np.float32(scale), flat)
+        calibrate(values, np.empty(0, np.float32), bias, dark, np.float32(scale), flat)
         yield _STEP_LABELS[step.name], values.copy()
 
 
@@ -145,11 +144,28 @@ def _no_masters() -> tuple[Array, Array, Array]:
     return nothing, nothing, nothing
 
 
-def _levels(whole: Array, frame: FramePlan, step: Step) -> Array:
-    columns = overscan_columns(frame, (step,))
-    assert columns is not None
-    statistic = np.mean if step.statistic == "mean" else np.median
-    return np.asarray(statistic(whole[:, columns], axis=1), np.float32)
+def _rows_and_levels(
+    night: ReducedNight, frame: FramePlan, bands: Sequence[slice]
+) -> tuple[Array, Array]:
+    """Raw values of some rows of the image, and the overscan level of each of their pixels."""
+    data, overscans = kept_sections(frame, frame.steps), overscan_sections(frame, frame.steps)
+    wanted = np.concatenate([np.arange(band.start, band.stop) for band in bands])
+    values = np.empty((wanted.size, shape_of_sections(data)[1]), np.float32)
+    levels = np.zeros_like(values)
+    mean = any(step.statistic == "mean" for step in frame.steps)
+    statistic = np.mean if mean else np.median
+    for section, (rows, columns), overscan in zip_longest(data, assemble_sections(data), overscans):
+        shift = section[0].start - rows.start
+        own = [slice(max(b.start, rows.start), min(b.stop, rows.stop)) for b in bands]
+        own = [slice(b.start + shift, b.stop + shift) for b in own if b.start < b.stop]
+        if not own:
+            continue
+        whole = raw_rows(night, frame, own)
+        its = (wanted >= rows.start) & (wanted < rows.stop)
+        values[its, columns] = whole[:, section[1]]
+        if overscan is not None:
+            levels[its, columns] = statistic(whole[:, overscan[1]], axis=1, keepdims=True)
+    return values, levels
 
 
 def _scale(night: ReducedNight, frame: FramePlan, step: Step) -> float:

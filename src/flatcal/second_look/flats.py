@@ -45,8 +45,7 @@ def doubt_levels(groups: Sequence[Group], seen: Mapping[str, Seen]) -> Doubts:
 
 def _saturated(one: Seen) -> Iterator[str]:
     """Whether a flat is saturated, or near it."""
-    assert one.frame.detector is not None
-    limit = one.frame.detector.saturation_adu or np.inf
+    limit = min(d.saturation_adu or np.inf for d in one.frame.detectors)
     if one.look.saturated_fraction <= MOST_SATURATED and one.look.high >= NEAR_SATURATION * limit:
         yield (
             f"its brightest 1 % are above {one.say(one.look.high)}, {one.look.high / limit:.0%} of "

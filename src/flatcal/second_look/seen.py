@@ -93,9 +93,9 @@ def _of_setup(bias: Frame, setups: list[tuple[Frame, list[float]]]) -> list[floa
 
 def _level(frame: Frame, look: Look) -> float:
     assert frame.geometry is not None
-    section = frame.geometry.overscan_section
-    if section is None:
+    if frame.geometry.is_divided or frame.geometry.overscan_section is None:
         return look.level
+    section = frame.geometry.overscan_section
     columns = range(section[1].start, section[1].stop)
     inside = [
         level

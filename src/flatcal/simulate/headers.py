@@ -35,7 +35,7 @@ def make_header(
     header["ORIGIN"] = ("flatcal simulation", "not a real observation")
     if camera.name == "lfc":
         add_lfc_cards(header, camera)
-    else:
+    elif camera.name == "cg16m":
         add_cg16m_cards(header, camera, ccd_temperature_c)
     return header
 

@@ -22,7 +22,7 @@ from flatcal.photon_transfer.boxes import (
 from flatcal.plan import FramePlan, MasterPlan
 from flatcal.records import ProductRecord
 from flatcal.verify.night import ReducedNight, read_variance_adu2
-from flatcal.verify.planes import Sample, read_sample
+from flatcal.verify.planes import Sample, cut_sample, read_sample
 from flatcal.verify.records import (
     N_SIGMA,
     PATTERN,
@@ -75,16 +75,19 @@ def _verify_pairs(night: ReducedNight, flats: list[FramePlan]) -> Iterator[Check
     for first, second in zip(ordered[::2], ordered[1::2], strict=False):
         assert first.output is not None
         assert second.output is not None
-        detector = first.detector
-        assert detector is not None
         subject = f"{first.output} and {second.output}"
-        if not detector.noise_known:
+        if not first.noise_known:
             yield not_possible("flat-photons", subject, "gain and read noise are not known")
             continue
-        factor = night.raw_image(first, first.steps).level_factor
+        image = night.raw_image(first, first.steps)
         samples = read_sample(night.out / first.output), read_sample(night.out / second.output)
-        ratio, n = _pair_scatter(*samples, detector, factor)
-        yield judge_scatter("flat-photons", subject, ratio, n)
+        for detector, factor, place in zip(
+            first.detectors, image.level_factors, image.places, strict=True
+        ):
+            of = f", amplifier {detector.amplifier}" if detector.amplifier else ""
+            one, other = (cut_sample(sample, image.kept_shape, place) for sample in samples)
+            ratio, n = _pair_scatter(one, other, detector, factor)
+            yield judge_scatter("flat-photons", f"{subject}{of}", ratio, n)
 
 
 def _median_of(night: ReducedNight, flat: FramePlan) -> float:

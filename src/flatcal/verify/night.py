@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,10 +12,10 @@ from pydantic import BaseModel, ValidationError
 
 from flatcal.errors import ConfigError
 from flatcal.frame import Detector, Kind
-from flatcal.photon_transfer.raw import RawImage
+from flatcal.photon_transfer.raw import RawImage, RawPart
 from flatcal.plan import FramePlan, MasterPlan, Plan, Step
 from flatcal.records import ProductRecord, RunRecord
-from flatcal.section import parse_section
+from flatcal.section import Section, parse_sections
 
 _Record = TypeVar("_Record", bound=BaseModel)
 
@@ -81,24 +82,28 @@ class ReducedNight:
         """How a raw frame is read, with the overscan and the section of these steps."""
         assert frame.storage is not None
         assert frame.shape is not None
-        assert frame.detector is not None
         by_name = {step.name: step for step in steps}
         overscan, trim = by_name.get("subtract_overscan"), by_name.get("trim_image")
-
-        def section_of(step: Step | None) -> tuple[slice, slice] | None:
-            if step is None or step.section is None or frame.shape is None:
-                return None
-            return parse_section(step.section, frame.shape)
-
+        data = _sections_of(trim, frame.shape)
+        data = data or ((slice(0, frame.shape[0]), slice(0, frame.shape[1])),)
         return RawImage(
             self.raw / frame.file,
             frame.storage,
             frame.shape,
-            section_of(trim),
-            section_of(overscan),
+            tuple(
+                RawPart(section, beside, detector.saturation_adu)
+                for section, beside, detector in zip_longest(
+                    data, _sections_of(overscan, frame.shape), frame.detectors
+                )
+            ),
             (overscan.statistic if overscan else None) or "median",
-            frame.detector.saturation_adu,
         )
+
+
+def _sections_of(step: Step | None, shape: tuple[int, int]) -> tuple[Section, ...]:
+    if step is None or step.section is None:
+        return ()
+    return parse_sections(step.section, shape)
 
 
 def open_night(out: str | Path) -> ReducedNight:

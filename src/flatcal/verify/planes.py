@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from flatcal.errors import BrokenFileError
 from flatcal.flags import Flag
 from flatcal.io import naming
 from flatcal.photon_transfer.raw import sample_bands
+from flatcal.section import Section
 
 Array = NDArray[Any]
 
@@ -66,6 +67,32 @@ def read_sample(path: Path) -> Sample:
             flags = _read(planes["FLAGS"], bands)
             good, good_or_hot = good & (flags == 0), good & (flags & ~Flag.HOT == 0)
         return Sample(data, std, good, good_or_hot, header.get("ERRSRC") == "noise model")
+
+
+def cut_sample(sample: Sample, shape: tuple[int, int], place: Section) -> Sample:
+    """The part of a sample that lies in a section of the image.
+
+    Parameters
+    ----------
+    sample : Sample
+        From `read_sample`.
+    shape : tuple of int
+        Rows and columns of the image.
+    place : tuple of slice
+        The section.
+    """
+    bands = sample_bands(shape, SAMPLE_PIXELS)
+    rows = np.concatenate([np.arange(band.start, band.stop) for band in bands])
+    part = np.flatnonzero((rows >= place[0].start) & (rows < place[0].stop))
+    cut = slice(part[0], part[-1] + 1), place[1]  # the rows are in order
+    std = None if sample.std is None else sample.std[cut]
+    return replace(
+        sample,
+        data=sample.data[cut],
+        std=std,
+        good=sample.good[cut],
+        good_or_hot=sample.good_or_hot[cut],
+    )
 
 
 def _read(hdu: Any, bands: tuple[slice, ...]) -> Array:

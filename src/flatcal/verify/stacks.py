@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from flatcal.frame import Detector, Kind
 from flatcal.photon_transfer.boxes import clipped_moments
-from flatcal.photon_transfer.raw import OpenImage, RawImage, sample_bands
+from flatcal.photon_transfer.raw import OpenImage, RawImage, sample_bands, spread_over_parts
 from flatcal.plan import FramePlan, MasterPlan
 from flatcal.records import ProductRecord
 from flatcal.verify.night import ReducedNight, read_variance_adu2
@@ -32,8 +32,8 @@ class _Stack:
         Of the master.
     bias : Sample or None
         Of the bias that went off each frame.
-    detector : Detector
-        Assumed gain and read noise.
+    detectors : tuple of Detector
+        Assumed gain and read noise of each amplifier.
     n : int
         Frames in it.
     zero_adu : float or None
@@ -42,7 +42,7 @@ class _Stack:
 
     master: Sample
     bias: Sample | None
-    detector: Detector
+    detectors: tuple[Detector, ...]
     n: int
     zero_adu: float | None
 
@@ -58,14 +58,35 @@ class _Stack:
             good &= self.bias.good
         return values - self.master.data, good
 
-    def predicted_variance(self, level_factor: float) -> Array | float:
+    def read_variances(self, image: RawImage) -> tuple[float, ...]:
+        """Variance of one frame, by reading and overscan level, for each amplifier."""
+        pairs = zip(self.detectors, image.level_factors, strict=True)
+        return tuple(read_variance_adu2(detector) * factor for detector, factor in pairs)
+
+    def noise(self, image: RawImage) -> float:
+        """Noise of a typical pixel of one frame without current."""
+        return math.sqrt(float(np.mean(self.read_variances(image))))
+
+    def predicted_variance(self, image: RawImage) -> Array | float:
         """Variance of one frame: reading, overscan level, and dark current."""
-        read = read_variance_adu2(self.detector) * level_factor
+        bands = sample_bands(image.kept_shape, SAMPLE_PIXELS)
+        read = spread_over_parts(image, self.read_variances(image), bands)
         if self.zero_adu is None:
             return read
-        gain = self.detector.gain_electron_per_adu
-        current = np.maximum(self.master.data.astype(np.float64) - self.zero_adu, 0)
+        gains = [detector.gain_electron_per_adu or math.nan for detector in self.detectors]
+        gain = spread_over_parts(image, gains, bands)
+        zero = self.zero_adu + self._own_levels(image, bands)
+        current = np.maximum(self.master.data.astype(np.float64) - zero, 0)
         return np.asarray(read + current / gain)
+
+    def _own_levels(self, image: RawImage, bands: tuple[slice, ...]) -> Array | float:
+        """What each of several amplifiers without an overscan is above the level of the whole."""
+        n = len(image.parts)
+        if n == 1 or image.parts[0].overscan is not None:
+            return 0.0
+        whole, number = np.median(self.master.data), spread_over_parts(image, range(n), bands)
+        levels = [float(np.median(self.master.data[number == i]) - whole) for i in range(n)]
+        return spread_over_parts(image, levels, bands)
 
     @property
     def own_variance(self) -> Array | None:
@@ -91,10 +112,8 @@ def verify_stack(
     """
     kind = master.kind.value
     frames = night.inputs(product)
-    detector = frames[0].detector
-    assert detector is not None
     why_not = night.why_no_raw
-    if not why_not and not detector.noise_known:
+    if not why_not and not frames[0].noise_known:
         why_not = "gain and read noise are not known"
     if not why_not and len(frames) < 2:
         why_not = "the master is of one frame"
@@ -106,7 +125,7 @@ def verify_stack(
     stack = _Stack(
         read_sample(night.path_of_master(master.name)),
         None if bias_name is None else read_sample(night.path_of_master(bias_name)),
-        detector,
+        frames[0].detectors,
         len(frames),
         _zero_of(night, master, product),
     )
@@ -152,9 +171,7 @@ class _Halves:
         self.n_in_half = (len(images[::2]), len(images[1::2]))
         # Variance of the difference, in units of that of one frame.
         self.weight = sum(1 / n for n in self.n_in_half)
-        self.noise = math.sqrt(
-            read_variance_adu2(stack.detector) * images[0].level_factor * self.weight
-        )
+        self.noise = stack.noise(images[0]) * math.sqrt(self.weight)
 
     def add(self, number: int, residual: Array, good: Array) -> None:
         """Add the frame of that number."""
@@ -186,9 +203,8 @@ def _verify_frames(
     stack: _Stack,
     halves: _Halves,
 ) -> Iterator[Check]:
-    factor = images[0].level_factor
-    noise = math.sqrt(read_variance_adu2(stack.detector) * factor)
-    predicted = np.sqrt(stack.predicted_variance(factor) * (1 - 1 / stack.n))
+    noise = stack.noise(images[0])
+    predicted = np.sqrt(stack.predicted_variance(images[0]) * (1 - 1 / stack.n))
     for number, (frame, image) in enumerate(zip(frames, images, strict=True)):
         residual, good = stack.residual(image)
         halves.add(number, residual, good)

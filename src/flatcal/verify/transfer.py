@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -24,24 +25,29 @@ def verify_detectors(night: ReducedNight) -> Iterator[Check]:
     Yields
     ------
     Check
-        Three for each set-up.
+        Three for each amplifier of each set-up.
     """
-    groups: dict[Setup, dict[Kind, list[PairedFrame]]] = {}
-    detectors: dict[Setup, Detector] = {}
+    groups: dict[tuple[Setup, int], dict[Kind, list[PairedFrame]]] = {}
+    detectors: dict[tuple[Setup, int], Detector] = {}
     for kind in (Kind.BIAS, Kind.FLAT):
         for master, product in night.masters(kind):
-            group = groups.setdefault(master.setup, {Kind.BIAS: [], Kind.FLAT: []})
             for frame in night.inputs(product):
-                assert frame.detector is not None
-                detectors[master.setup] = frame.detector
-                image = night.raw_image(frame, frame.steps or master.steps)
+                whole = night.raw_image(frame, frame.steps or master.steps)
                 alike = (master.name, frame.set_temperature_c)
                 order = (frame.exposure_time_s or 0.0, frame.date, frame.file)
-                group[kind].append(PairedFrame(frame.file, image, alike, order))
-    for setup, group in groups.items():
+                for number, part in enumerate(whole.parts):
+                    key = master.setup, number
+                    group = groups.setdefault(key, {Kind.BIAS: [], Kind.FLAT: []})
+                    detectors[key] = frame.detectors[number]
+                    image = replace(whole, parts=(part,))
+                    group[kind].append(PairedFrame(frame.file, image, alike, order))
+    for key, group in groups.items():
+        setup, detector = key[0], detectors[key]
         subject = f"{setup.camera}, {setup.shape[0]} x {setup.shape[1]}"
+        if detector.amplifier:
+            subject += f", amplifier {detector.amplifier}"
         yield from _verify_setup(
-            subject, group[Kind.FLAT], group[Kind.BIAS], detectors[setup], night.why_no_raw
+            subject, group[Kind.FLAT], group[Kind.BIAS], detector, night.why_no_raw
         )
 
 
