@@ -26,6 +26,7 @@ from flatcal.cli_options import (
     RawFolder,
     Scheduler,
     Verbose,
+    folder_here,
     parse_size,
     read_config,
 )
@@ -193,6 +194,7 @@ def run(
     memory_bytes = parse_size(memory)
     if keep_masters and library is None:
         raise typer.BadParameter("--keep-masters needs --library")
+    kept_from = folder_here(out, "--keep-masters") if keep_masters else None
     if plan_file is None:
         flats = False if no_write_flats else None
         made = _plan(
@@ -229,8 +231,8 @@ def run(
     else:
         print_result(result)
     _report(result)
-    if keep_masters and library is not None:
-        _keep_masters(library, [result.out / made for made in result.made])
+    if kept_from is not None and library is not None:
+        _keep_masters(library, [kept_from / made for made in result.made])
     if result.failed:
         raise typer.Exit(EXIT_FRAME_FAILED)
 
@@ -281,7 +283,7 @@ def simulate(out: OutFolder, camera: CameraName = "both", full_size: FullSize = 
     """Write simulated raw nights of two cameras, with the truth beside them."""
     from flatcal.demo import simulate_nights  # noqa: PLC0415
 
-    for night in simulate_nights(out, camera, full_size=full_size):
+    for night in simulate_nights(folder_here(out, "simulate"), camera, full_size=full_size):
         typer.echo(f"{night.raw}  (settings {night.config}, truth {night.truth_file})")
 
 
@@ -331,12 +333,13 @@ def _report(result: RunResult) -> None:
     by the hundred have no use for it.
     """
     from flatcal.records import REPORT  # noqa: PLC0415
+    from flatcal.storage import status_of  # noqa: PLC0415
 
     report_file = result.out / REPORT
     if report_file.exists():
         # The records keep their time where nothing has changed.
-        times = [(result.out / name).stat().st_mtime_ns for name in ("plan.json", "run.json")]
-        wanted = report_file.stat().st_mtime_ns < max(times)
+        times = [status_of(result.out / name).mtime_ns for name in ("plan.json", "run.json")]
+        wanted = status_of(report_file).mtime_ns < max(times)
     else:
         wanted = sys.stdout.isatty()
     if wanted:
@@ -358,7 +361,7 @@ def _keep_masters(library: str, files: list[Path]) -> None:
 
 
 def _plan(
-    raw: Path,
+    raw: str,
     config: Path | None,
     kinds: list[str] | None,
     library: str | None,
@@ -390,10 +393,11 @@ def _plan(
     return made
 
 
-def _saved_plan(path: Path, raw: Path, settings: tuple[object, ...]) -> Plan:
+def _saved_plan(path: Path, raw: str, settings: tuple[object, ...]) -> Plan:
     """A saved plan, which nothing else may bear on."""
     from flatcal.errors import ConfigError  # noqa: PLC0415
     from flatcal.plan import load_plan  # noqa: PLC0415
+    from flatcal.storage import place_of  # noqa: PLC0415
 
     if any(settings):
         raise ConfigError(
@@ -401,6 +405,7 @@ def _saved_plan(path: Path, raw: Path, settings: tuple[object, ...]) -> Plan:
             "--plan runs a plan as it is: leave out --config, --kind and what is written",
         )
     plan = load_plan(path)
-    if Path(plan.raw) != raw.resolve():
-        raise ConfigError("plan-file", f"{path} is the plan of {plan.raw}, not of {raw.resolve()}")
+    folder = place_of(raw).resolve()
+    if place_of(plan.raw) != folder:
+        raise ConfigError("plan-file", f"{path} is the plan of {plan.raw}, not of {folder}")
     return plan

@@ -21,6 +21,7 @@ from flatcal.cli_options import (
     Quiet,
     RawFolder,
     Verbose,
+    folder_here,
     parse_size,
     read_config,
 )
@@ -59,8 +60,8 @@ def watch(
     said: set[Alert] = set()
     try:
         for state in watch_folder(
-            raw,
-            out,
+            folder_here(raw, "watch"),
+            folder_here(out, "watch"),
             read_config(config, kind),
             interval_s=interval_s,
             jobs=jobs,
@@ -111,7 +112,7 @@ def view(
     from flatcal.viewing import Viewer, make_server  # noqa: PLC0415
 
     try:
-        server = make_server(Viewer(out, config), port)
+        server = make_server(Viewer(folder_here(out, "view"), config), port)
     except OSError as error:
         told = f"port {port} cannot be used: {error.strerror or error}; choose another --port"
         raise OutputError("resources", told) from error

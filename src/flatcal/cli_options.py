@@ -14,8 +14,9 @@ import typer
 if TYPE_CHECKING:
     from flatcal.recipe import Config
 
-RawFolder = Annotated[Path, typer.Argument(metavar="RAW", help="Folder of raw frames.")]
-OutFolder = Annotated[Path, typer.Argument(metavar="OUT", help="Output folder.")]
+# A Path would make one slash of the two of an address.
+RawFolder = Annotated[str, typer.Argument(metavar="RAW", help="Folder or address of raw frames.")]
+OutFolder = Annotated[str, typer.Argument(metavar="OUT", help="Output folder or address.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", metavar="FILE", help="Configuration in TOML.")
 ]
@@ -123,6 +124,18 @@ def read_config(path: Path | None, kinds: list[str] | None, **output: object) ->
 
     config = Config() if path is None else load_config(path)
     return config.with_kinds(kinds or ()).with_output(**output)
+
+
+def folder_here(where: str, command: str) -> Path:
+    """A folder of this machine, where a command needs one."""
+    from flatcal.errors import ConfigError  # noqa: PLC0415
+    from flatcal.storage import place_of  # noqa: PLC0415
+
+    place = place_of(where)
+    if not isinstance(place, Path):
+        told = f"{command} works on folders of this machine, not on {place}; copy what it needs"
+        raise ConfigError("remote-address", told)
+    return place
 
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?))?B?\s*", re.IGNORECASE)

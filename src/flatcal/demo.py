@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +16,8 @@ from rich.table import Table
 from flatcal.engine.result import RunResult
 from flatcal.engine.run import run_plan
 from flatcal.errors import ConfigError, OutputError
-from flatcal.io import write_text
+from flatcal.io import open_fits, write_text
+from flatcal.naming import stem
 from flatcal.planning import build_plan
 from flatcal.recipe import load_config
 from flatcal.report.page import write_report
@@ -25,6 +25,7 @@ from flatcal.report.show import show_file
 from flatcal.report.terminal import print_plan, print_result, progress_bar
 from flatcal.section import format_section
 from flatcal.simulate import CAMERA_NAMES, Camera, NightTruth, simulate_night
+from flatcal.storage import Place
 
 Array = NDArray[Any]
 
@@ -195,9 +196,9 @@ def compare(truth: NightTruth, result: RunResult) -> list[Check]:
     return checks
 
 
-def _residual(path: Path, expected: Array) -> tuple[float, float]:
+def _residual(path: Place, expected: Array) -> tuple[float, float]:
     """Median residual in ADU, and robust scatter of residuals over their prediction."""
-    with fits.open(path, memmap=False) as hdus:
+    with open_fits(path) as hdus:
         good = hdus["MASK"].data == 0
         residual = (hdus[0].data - expected)[good]
         predicted = hdus["UNCERT"].data[good]
@@ -206,16 +207,16 @@ def _residual(path: Path, expected: Array) -> tuple[float, float]:
     return float(np.median(residual)), float(high - low) / 2
 
 
-def _flat_check(truth: NightTruth, path: Path) -> Check:
+def _flat_check(truth: NightTruth, path: Place) -> Check:
     """Robust scatter of master flat over truth in percent; a tenth over its noise is allowed."""
-    with fits.open(path, memmap=False) as hdus:
+    with open_fits(path) as hdus:
         good = hdus["MASK"].data == 0
         ratio = (hdus[0].data / truth.flat_response[hdus[0].header["FILTER"]])[good]
         predicted = np.median(hdus["UNCERT"].data[good])
     ratio /= np.median(ratio)
     low, high = np.percentile(ratio, (15.865, 84.135))
     limit = 1.1 * float(predicted) * 100
-    return Check(f"{path.stem} over truth, scatter", float(high - low) / 2 * 100, limit, "%")
+    return Check(f"{stem(path.name)} over truth, scatter", float(high - low) / 2 * 100, limit, "%")
 
 
 def _print_checks(console: Console, checks: Sequence[Check]) -> None:

@@ -8,9 +8,8 @@ from it, and raising an unlisted slug is itself an error.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -216,6 +215,16 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "second run would take outputs for raw frames. Choose a folder beside it."
         ),
         "output-not-writable": "The output folder cannot be written.",
+        "remote-address": (
+            "An address such as s3://bucket/night cannot be used: it names no folder, holds a "
+            "password, is of a kind that fsspec does not know, or the command works on folders of "
+            "this machine only."
+        ),
+        "remote-storage": (
+            "The server of an address stays away, busy or silent after several tries, or answers "
+            "what cannot be used. Nothing is left half made: see that the server is there, and run "
+            "again to go on. docs/remote.md says how often and how long it is tried."
+        ),
         "overscan-doubt": (
             "Measurement contradicts the overscan that the settings or the camera profile name, or "
             "there are too few frames to test one that no header names. Nothing is changed; the "
@@ -322,11 +331,11 @@ class BrokenFileError(FrameError):
     ----------
     slug, text : str
         As for `FlatcalError`.
-    path : Path
+    path : Path or RemotePath
         The file.
     """
 
-    def __init__(self, slug: str, text: str, path: Path) -> None:
+    def __init__(self, slug: str, text: str, path: Any) -> None:
         super().__init__(slug, text)
         self.path = path
 
@@ -349,6 +358,10 @@ class OutputError(FlatcalError, OSError):
 
 class ClusterError(FlatcalError, RuntimeError):
     """The cluster cannot be used, or was lost."""
+
+
+class StorageError(FlatcalError, RuntimeError):
+    """The server of an address cannot be reached or used; no file is to blame for it."""
 
 
 class FlatcalWarning(UserWarning):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, Final
 
 from flatcal.camera import CameraSettings, Cards, KindRule, find_profile
@@ -23,6 +23,7 @@ from flatcal.io import quiet_astropy
 from flatcal.kinds import kind_of, master_word
 from flatcal.notes import Notes
 from flatcal.state import ProcessingState
+from flatcal.storage import FileStatus, Place, status_of
 
 _UNIT_WORDS: Final[dict[str, str]] = {
     **dict.fromkeys(("adu", "adus", "count", "counts", "dn", "ct"), "adu"),
@@ -39,13 +40,13 @@ _DECIMAL_COMMA: Final = re.compile(r"[+-]?\d+,\d+(?:[eEdD][+-]?\d+)?")
 
 
 def read_frame(
-    root: Path, file: str, overrides: CameraSettings, rules: Sequence[KindRule]
+    root: Place, file: str, overrides: CameraSettings, rules: Sequence[KindRule]
 ) -> Frame:
     """Read the header of one file into a `Frame`.
 
     Parameters
     ----------
-    root : Path
+    root : Path or RemotePath
         The raw folder.
     file : str
         Path of the file below it.
@@ -61,6 +62,9 @@ def read_frame(
     """
     notes = Notes()
     printable = os.fsencode(file).decode(errors="backslashreplace")
+    if PurePosixPath(file).as_posix() != file or ".." in PurePosixPath(file).parts:
+        error = Caveat("file-broken", "its name has an empty or dotted part; rename it")
+        return Frame(printable, errors=(error,))
     if printable != file:
         error = Caveat("file-broken", "the name of the file is not UTF-8 text; rename it")
         return Frame(printable, errors=(error,))
@@ -111,8 +115,7 @@ def read_frame(
             hdu=image.index,
             data_offset=image.data_offset,
             plain_uint16=_is_plain_uint16(image),
-            size_bytes=status.st_size,
-            mtime_ns=status.st_mtime_ns,
+            **status._asdict(),
         ),
         geometry=geometry,
         caveats=tuple(notes.caveats),
@@ -148,11 +151,11 @@ def _printable(value: Any) -> str:
 # -- structure of the file ---------------------------------------------------------------
 
 
-def _open(path: Path, notes: Notes) -> tuple[tuple[HduInfo, ...], os.stat_result | None]:
+def _open(path: Place, notes: Notes) -> tuple[tuple[HduInfo, ...], FileStatus | None]:
     """All headers, and size and times of the file; None with an error when it is not readable."""
     try:
         with quiet_astropy():
-            return scan_hdus(path), path.stat()
+            return scan_hdus(path), status_of(path)
     except (FrameError, OSError) as error:
         notes.error("file-broken", error.text if isinstance(error, FrameError) else str(error))
         return (), None

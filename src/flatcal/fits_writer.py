@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from io import RawIOBase
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from flatcal.fits_checksum import CARD_BYTES, RunningSum, add_checksums
 from flatcal.io import replacing
+from flatcal.storage import Place
 
 Array = NDArray[Any]
 
@@ -148,7 +148,7 @@ def whole_blocks(n_bytes: int) -> int:
 
 @contextmanager
 def writing_image(
-    path: Path,
+    path: Place,
     header: fits.Header,
     n_more_cards: int,
     shape: tuple[int, int],
@@ -158,7 +158,7 @@ def writing_image(
 
     Parameters
     ----------
-    path : Path
+    path : Path or RemotePath
         The file to be; replaced if it is there.
     header, n_more_cards, shape, dtypes
         As for `ImageWriter`, which the caller must finish.
@@ -167,12 +167,12 @@ def writing_image(
         yield ImageWriter(file, header, n_more_cards, shape, dtypes)
 
 
-def write_image(path: Path, header: fits.Header, planes: Mapping[str, Array]) -> None:
+def write_image(path: Place, header: fits.Header, planes: Mapping[str, Array]) -> None:
     """Write an output whose planes are whole in memory; see `writing_image`.
 
     Parameters
     ----------
-    path : Path
+    path : Path or RemotePath
         The file to be; replaced if it is there.
     header : Header
         Of the primary image, with BUNIT.

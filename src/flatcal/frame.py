@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from flatcal.section import Section
+from flatcal.storage import FileStatus
 
 
 class Kind(StrEnum):
@@ -48,6 +49,8 @@ class Storage:
         decode; everything else is decoded by astropy.
     size_bytes, mtime_ns : int
         Size and modification time of the file when its header was read.
+    etag : str
+        Tag that a server gave to its content; empty for a file of this machine.
     """
 
     hdu: int
@@ -55,6 +58,12 @@ class Storage:
     plain_uint16: bool
     size_bytes: int
     mtime_ns: int
+    etag: str = ""
+
+    @property
+    def stamp(self) -> FileStatus:
+        """What tells whether the file is as it was."""
+        return FileStatus(self.size_bytes, self.mtime_ns, self.etag)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from flatcal import cards, header_bytes, headers, user_cache
 from flatcal.cards import HeaderCards
 from flatcal.header_bytes import Entry, Unit, decode_entries, encode_entries
 from flatcal.headers import HduInfo, Scanner, StrPath, choose_unit, read_header_cards, scan_file
+from flatcal.storage import RemotePath
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +88,7 @@ def _remembering(folder: StrPath, what: str, read: Reader) -> Iterator[Reader]:
         yield read
         return
     version = user_cache.version_of((cards, headers, header_bytes))
-    real = os.path.realpath(folder)
+    real = user_cache.real_name(folder)
     about = f"{what} of {real} by {version} and astropy {astropy.__version__}"
     memory = _Memory(folder, read, _load(file, about))
     yield memory.read
@@ -100,16 +101,19 @@ class _Memory:
 
     def __init__(self, folder: StrPath, read: Reader, entries: Mapping[str, Entry]) -> None:
         self._folder = folder
-        self._prefix = str(Path(folder, "x"))[:-1]
+        is_remote = isinstance(folder, RemotePath)
+        self._prefix = f"{folder}/" if is_remote else str(Path(str(folder), "x"))[:-1]
+        self._asked: set[str] = set()
         self._read = read
         self._entries = entries
         self.fresh: dict[str, Entry] = {}
 
     def read(self, path: StrPath) -> Sequence[Unit]:
         """Read a file, or find that it is as it was."""
-        path = os.fspath(path)
-        is_inside = path.startswith(self._prefix)
-        name = path[len(self._prefix) :] if is_inside else str(Path(path).absolute())
+        text = str(path)
+        is_inside = text.startswith(self._prefix)
+        name = text[len(self._prefix) :] if is_inside else str(Path(text).absolute())
+        self._asked.add(name)
         stamp = user_cache.stamp_of(path)
         entry = self._entries.get(name)
         if entry is not None and entry[0] == stamp:
@@ -124,9 +128,15 @@ class _Memory:
         """All entries in the order of their names, but those of files that are gone."""
         entries = dict(self.fresh)
         for name, entry in self._entries.items():
-            if name not in entries and os.path.lexists(Path(self._folder, name)):
+            if name not in entries and self._is_there(name):
                 entries[name] = entry
         return dict(sorted(entries.items()))
+
+    def _is_there(self, name: str) -> bool:
+        # All of a remote folder are asked for: nobody is to ask its server for each once more.
+        if isinstance(self._folder, RemotePath):
+            return name in self._asked
+        return os.path.lexists(Path(self._folder, name))
 
 
 def _load(file: Path, about: str) -> dict[str, Entry]:

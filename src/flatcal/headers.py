@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
-from typing import IO, Final, cast
+from typing import IO, Any, Final, cast
 
 from flatcal.cards import CARD, COMMENTARY, HeaderCards, Value, parse_header
 from flatcal.errors import FrameError
+from flatcal.storage import Place, RemotePath
 
 __all__ = [
     "BLOCK",
@@ -38,9 +38,10 @@ __all__ = [
     "scan_file",
     "scan_hdus",
     "scanning_by",
+    "unzipping",
 ]
 
-StrPath = str | Path
+StrPath = str | Place
 
 FITS_SUFFIXES: Final = tuple(
     f".{name}{packed}" for name in ("fits", "fit", "fts") for packed in ("", ".fz", ".gz", ".bz2")
@@ -118,6 +119,8 @@ def open_file(path: StrPath, buffering: int = -1) -> IO[bytes]:
     OSError
         It cannot be opened.
     """
+    if isinstance(path, RemotePath):
+        return cast("IO[bytes]", path.open())
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         return os.fdopen(descriptor, "rb", buffering)
@@ -366,18 +369,24 @@ def _size(cards: HeaderCards, keyword: str, path: StrPath, default: int | None =
     raise FrameError("file-broken", f"{keyword} is {value!r} in {path}; copy the file again")
 
 
+def unzipping(stream: Any) -> IO[bytes]:
+    """The stream, or what it holds where it is zipped as a whole."""
+    magic = stream.read(3)
+    stream.seek(0)
+    opener = next((open_ for start, open_ in _COMPRESSED if magic.startswith(start)), None)
+    return cast("IO[bytes]", stream if opener is None else opener(stream))
+
+
 @contextmanager
 def _open_unzipped(path: StrPath) -> Iterator[IO[bytes]]:
     with open_file(path) as raw:
-        magic = raw.read(3)
-        raw.seek(0)
-        opener = next((open_ for start, open_ in _COMPRESSED if magic.startswith(start)), None)
-        if opener is None:
-            yield raw
+        stream = unzipping(raw)
+        if not _is_zipped(stream):
+            yield stream
             return
         try:
-            with opener(raw) as unzipped:
-                yield cast("IO[bytes]", unzipped)
+            with stream:
+                yield stream
         except (EOFError, OSError, zlib.error) as error:
             raise FrameError(
                 "file-broken", f"{path} cannot be unzipped ({error}); copy the file again"

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flatcal.errors import FrameError
 from flatcal.facts import read_frame
 from flatcal.frame import Frame
 from flatcal.header_cache import remembered_units
-from flatcal.headers import FITS_SUFFIXES, scanning_by
+from flatcal.headers import FITS_SUFFIXES, HduInfo, Scanner, StrPath, scanning_by
+from flatcal.io import quiet_astropy
 from flatcal.recipe import Config
+from flatcal.storage import Place, RemotePath, place_of
+from flatcal.transfer import REQUESTS_AT_ONCE
 
 
-def find_frames(raw: str | Path, config: Config) -> tuple[Frame, ...]:
+def find_frames(raw: str | Place, config: Config) -> tuple[Frame, ...]:
     """Read the headers of all FITS files in a folder and below it.
 
     Parameters
     ----------
-    raw : str or Path
+    raw : str, Path or RemotePath
         The raw folder.
     config : Config
         The configuration.
@@ -34,20 +38,50 @@ def find_frames(raw: str | Path, config: Config) -> tuple[Frame, ...]:
     FrameError
         When there is no such folder, or no FITS file in it.
     """
-    root = Path(raw)
+    root = place_of(raw)
     if not root.is_dir():
         raise FrameError("empty-folder", f"{root} is not a folder")
-    with remembered_units(root) as scan, scanning_by(scan):
-        frames = tuple(
-            read_frame(root, file, config.camera, config.kinds)
-            for file in sorted(_fits_files(root))
-        )
+    if isinstance(root, RemotePath):
+        root, found = root.listed()
+        files = [file for file in found if _is_frame(file.rpartition("/")[2])]
+    else:
+        files = sorted(_fits_files(root))
+    with remembered_units(root) as scan, scanning_by(_scan_ahead(scan, root, files)):
+        frames = tuple(read_frame(root, file, config.camera, config.kinds) for file in files)
     if not frames:
         raise FrameError(
             "empty-folder",
             f"no FITS file in {root} or below it (looked for {', '.join(FITS_SUFFIXES)})",
         )
     return frames
+
+
+def _is_frame(name: str) -> bool:
+    return name.lower().endswith(FITS_SUFFIXES) and not name.startswith(".")
+
+
+def _scan_ahead(scan: Scanner, root: Place, files: Sequence[str]) -> Scanner:
+    """Read remote headers many at once, for to wait for a server takes no core."""
+    if isinstance(root, Path):
+        return scan
+    paths = [root / file for file in files]
+
+    def try_to_scan(path: RemotePath) -> tuple[HduInfo, ...] | Exception:
+        try:
+            return scan(path)
+        except (FrameError, OSError) as error:  # to be raised where it is told
+            return error
+
+    with quiet_astropy(), ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        found = dict(zip(map(str, paths), pool.map(try_to_scan, paths), strict=True))
+
+    def scanned(path: StrPath) -> tuple[HduInfo, ...]:
+        result = found[str(path)]
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    return scanned
 
 
 def _fits_files(root: Path) -> Iterator[str]:
@@ -61,5 +95,5 @@ def _fits_files(root: Path) -> Iterator[str]:
         seen.add(real)
         subfolders.sort()
         for name in names:
-            if name.lower().endswith(FITS_SUFFIXES) and not name.startswith("."):
+            if _is_frame(name):
                 yield (Path(folder) / name).relative_to(root).as_posix()

@@ -17,17 +17,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
+from tempfile import TemporaryDirectory
 from threading import Lock, RLock
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
-from flatcal.errors import BrokenFileError, FlatcalError, FrameError, OutputError
+from flatcal.errors import BrokenFileError, FlatcalError, FrameError, OutputError, StorageError
 from flatcal.frame import Storage
-from flatcal.headers import open_file
+from flatcal.headers import open_file, unzipping
+from flatcal.pixel_file import PixelFile, open_pixels
+from flatcal.storage import Place, RemotePath
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +42,9 @@ _READ_BYTES = 1 << 20
 _WARNINGS_LOCK = RLock()
 
 _PART = re.compile(r"\..+\.part-(\d+)")
+
+# The system has no room for more open files, or for what is kept of remote ones.
+_LACKING = (errno.EMFILE, errno.ENFILE, errno.ENOSPC)
 
 
 class _OpenFiles:
@@ -79,12 +85,14 @@ class RawFrame:
 
     Parameters
     ----------
-    path : Path
+    path : Path or RemotePath
         The file.
     storage : Storage
         Where its pixels lie, as found when its header was read.
     shape : tuple of int
         Rows and columns.
+    whole : bool
+        Whether all of it will be read, perhaps more than once: a remote file is then fetched once.
 
     Raises
     ------
@@ -93,16 +101,21 @@ class RawFrame:
         has changed within.
     """
 
-    def __init__(self, path: Path, storage: Storage, shape: tuple[int, int]) -> None:
+    def __init__(
+        self, path: Place, storage: Storage, shape: tuple[int, int], *, whole: bool = False
+    ) -> None:
         self.path = path
         self.storage = storage
         self.shape = shape
+        self._whole = whole
         self._lock = Lock()
         self._hdus: fits.HDUList | None = None
         self._hash: Any = None
         self._hashed = 0
-        self._file: IO[bytes] | None = self._open()
-        self._stays_open = _OPEN_FILES.admit()
+        self._file: PixelFile | None = self._open()
+        # A remote one takes no place among the open files of the system.
+        self._is_counted = isinstance(path, Path) and _OPEN_FILES.admit()
+        self._stays_open = self._is_counted or isinstance(path, RemotePath)
         if not self._stays_open:
             self._file.close()
             self._file = None
@@ -122,44 +135,44 @@ class RawFrame:
         finally:
             if self._file is not None:
                 self._file.close()
+            if self._is_counted:
                 _OPEN_FILES.leave()
             if self._hdus is not None:
                 self._hdus.close()
 
-    @property
-    def stamp(self) -> tuple[int, int]:
-        """Size and time of change, as they were when the file was planned and still are."""
-        return self.storage.size_bytes, self.storage.mtime_ns
-
-    def _open(self) -> IO[bytes]:
+    def _open(self) -> PixelFile:
         with naming(self.path):
-            file = open_file(self.path, buffering=0)
+            file = open_pixels(self.path, self.storage.stamp, whole=self._whole)
         try:
             self._require_unchanged(file)
-        except BrokenFileError:
+        except FlatcalError:
             file.close()
             raise
         return file
 
-    def _require_unchanged(self, file: IO[bytes]) -> None:
-        status = os.fstat(file.fileno())
-        if (status.st_size, status.st_mtime_ns) != self.stamp:
+    def _require_unchanged(self, file: PixelFile) -> None:
+        with naming(self.path):
+            status = file.status()
+        if status != self.storage.stamp:
             raise BrokenFileError(
                 "file-changed",
                 f"{self.path} had {self.storage.size_bytes} bytes when planned and has "
-                f"{status.st_size} now, or was touched since; plan again",
+                f"{status.size_bytes} now, or was touched since; plan again",
                 self.path,
             )
 
     @contextmanager
-    def _opened(self) -> Iterator[int]:
-        """A descriptor of the file, which stays open if there is room for that."""
+    def _opened(self) -> Iterator[PixelFile]:
+        """The file, which stays open if there is room for that."""
         if self._file is not None:
-            yield self._file.fileno()
+            yield self._file
         else:
-            with self._open() as file:
-                yield file.fileno()
+            file = self._open()
+            try:
+                yield file
                 self._require_unchanged(file)
+            finally:
+                file.close()
 
     def sha256(self) -> str:
         """SHA-256 of the file; of what `hash_while_reading` has not seen, the rest is read."""
@@ -175,14 +188,15 @@ class RawFrame:
 
     def _hash_up_to(self, end: int | None) -> None:
         """Hash what has not been hashed up to a byte of the file, or to its end."""
-        with naming(self.path), self._opened() as descriptor:
+        with naming(self.path), self._opened() as file:
+            room = memoryview(bytearray(_READ_BYTES))
             while end is None or self._hashed < end:
-                n_bytes = _READ_BYTES if end is None else min(_READ_BYTES, end - self._hashed)
-                content = os.pread(descriptor, n_bytes, self._hashed)
-                if not content:
+                wanted = room if end is None else room[: end - self._hashed]
+                n_read = file.read_into(wanted, self._hashed)
+                if not n_read:
                     break
-                self._hash.update(content)
-                self._hashed += len(content)
+                self._hash.update(wanted[:n_read])
+                self._hashed += n_read
 
     @property
     def is_plain(self) -> bool:
@@ -218,8 +232,8 @@ class RawFrame:
     def _read_stored(self, rows: slice) -> Array:
         pixels = np.empty((rows.stop - rows.start, self.shape[1]), "<u2")
         offset = self._offset(rows)
-        with naming(self.path), self._opened() as descriptor:
-            n_read = os.preadv(descriptor, [pixels.data], offset)
+        with naming(self.path), self._opened() as file:
+            n_read = file.read_into(pixels.data, offset)
         if n_read != pixels.nbytes:
             raise BrokenFileError(
                 "file-broken",
@@ -259,7 +273,7 @@ class RawFrame:
             hdus = self._hdus
             if hdus is None:
                 with quiet_astropy():
-                    hdus = fits.open(self.path, mode="readonly", memmap=False)
+                    hdus = self._open_hdus()
             try:
                 # Whole rows: astropy reads a section with fewer columns row by row.
                 band = hdus[self.storage.hdu].section[rows, :]
@@ -277,6 +291,27 @@ class RawFrame:
                 self.path,
             )
         return np.ascontiguousarray(band[:, columns], dtype=dtype)
+
+    def _open_hdus(self) -> fits.HDUList:
+        """The file as astropy reads it, of a remote one what has been fetched already."""
+        if isinstance(self.path, RemotePath) and self._file is not None:
+            return fits.open(unzipping(self._file.reader()), memmap=False)
+        return open_fits(self.path)
+
+
+def open_fits(place: Place) -> fits.HDUList:
+    """Open a FITS file for reading by astropy.
+
+    Parameters
+    ----------
+    place : Path or RemotePath
+        The file; of a remote one only those parts are fetched that are used, unless it is zipped.
+    """
+    if isinstance(place, RemotePath):
+        return fits.open(unzipping(place.open()), memmap=False)
+    # astropy would wait for ever at a pipe that has taken the place of the file.
+    open_file(place).close()
+    return fits.open(place, memmap=False)
 
 
 def decode(stored: Array, dtype: Any) -> Array:
@@ -297,16 +332,16 @@ def quiet_astropy() -> Iterator[None]:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: Place) -> Iterator[None]:
     """Errors of the file system and of decoding, with the file's name and a slug."""
     try:
         yield
-    except BrokenFileError:
+    except (BrokenFileError, StorageError):
         raise
     except FrameError as error:
         raise BrokenFileError(error.slug, error.text, path) from error
     except (OSError, MemoryError) as error:
-        if isinstance(error, MemoryError) or error.errno in (errno.EMFILE, errno.ENFILE):
+        if isinstance(error, MemoryError) or error.errno in _LACKING:
             # Not the file's fault: it must not be named as broken and left out.
             raise OutputError("resources", f"{path} cannot be opened: {error}") from error
         raise BrokenFileError("file-broken", f"{path} cannot be read: {error}", path) from error
@@ -336,27 +371,48 @@ def owning_up(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Place) -> Iterator[Path]:
     """A file beside `path` to write, which takes its name when all went well.
 
     It is on the disk before it takes the name, and the name before this ends: neither a killed
-    program nor a loss of power leaves half a file under the name.
+    program nor a loss of power leaves half a file under the name. For a remote file it lies in the
+    system's temporary folder, and is uploaded when all went well.
     """
+    if isinstance(path, RemotePath):
+        with _uploading(path) as part:
+            yield part
+        return
     # Processes of a cluster may be at the same file, with the same number on several machines.
     part = path.with_name(f".{path.name}.{token_hex(4)}{part_suffix()}")
-    try:
+    with naming_output(path):
+        try:
+            yield part
+            _sync(part)
+            part.replace(path)
+            _sync_folder(path.parent)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _uploading(path: RemotePath) -> Iterator[Path]:
+    with naming_output(path), TemporaryDirectory(prefix="flatcal-") as folder:
+        part = Path(folder, path.name)
         yield part
-        _sync(part)
-        part.replace(path)
-        _sync_folder(path.parent)
+        path.put(part)
+
+
+@contextmanager
+def naming_output(path: Place) -> Iterator[None]:
+    """Errors of the system, as ones that name what cannot be written."""
+    try:
+        yield
     except OutputError:
         raise
     except OSError as error:
         raise OutputError(
             "output-not-writable", f"{path} cannot be written: {error.strerror or error}"
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def part_suffix() -> str:
@@ -381,23 +437,25 @@ def _sync_folder(path: Path) -> None:
             raise
 
 
-def remove_stale_parts(folders: Iterable[Path], *, of_all: bool = False) -> None:
+def remove_stale_parts(folders: Iterable[Place], *, of_all: bool = False) -> None:
     """Remove files in work that processes which were killed have left.
 
     Parameters
     ----------
-    folders : iterable of Path
+    folders : iterable of Path or RemotePath
         Folders in which no other process on another machine writes.
     of_all : bool
         Whether those of living processes go too: nobody is at work there any more.
     """
     for folder in folders:
+        # At an address the number may be that of a process on any machine.
+        are_left = of_all or isinstance(folder, RemotePath)
         for path in folder.iterdir():
             match = _PART.fullmatch(path.name)
             if match is None:
                 continue
             pid = int(match[1])
-            if of_all or pid == os.getpid() or not is_alive(pid):
+            if are_left or pid == os.getpid() or not is_alive(pid):
                 logger.info("removing %s, which an interrupted run has left", path)
                 path.unlink(missing_ok=True)
 
@@ -413,7 +471,7 @@ def is_alive(pid: int) -> bool:
     return True
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Place, text: str) -> None:
     """Write a text file whole or not at all; one that holds the same text is left alone."""
     if path.is_file() and path.read_bytes() == text.encode():
         return

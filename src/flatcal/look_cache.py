@@ -7,7 +7,6 @@ which section is kept and where saturation begins, which settings may change.
 from __future__ import annotations
 
 import logging
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pydantic import TypeAdapter
 from flatcal import io, survey, user_cache
 from flatcal.frame import Frame
 from flatcal.section import format_sections
+from flatcal.storage import Place
 from flatcal.survey import Look, look_at
 from flatcal.user_cache import Stamp
 
@@ -61,12 +61,12 @@ class _Book:
 _BOOK: Final = TypeAdapter(_Book)
 
 
-def remembered_looks(raw: Path, frames: Sequence[Frame], jobs: int) -> dict[str, Look]:
+def remembered_looks(raw: Place, frames: Sequence[Frame], jobs: int) -> dict[str, Look]:
     """Look at all frames like `flatcal.survey.look_at`, but not again at unchanged ones.
 
     Parameters
     ----------
-    raw : Path
+    raw : Path or RemotePath
         The raw folder.
     frames : sequence of Frame
         As their headers have told.
@@ -76,7 +76,7 @@ def remembered_looks(raw: Path, frames: Sequence[Frame], jobs: int) -> dict[str,
     file = user_cache.find_place(raw, "looks")
     if file is None:
         return look_at(raw, frames, jobs)
-    about = f"{os.path.realpath(raw)} by {user_cache.version_of((survey, io))}"
+    about = f"{user_cache.real_name(raw)} by {user_cache.version_of((survey, io))}"
     known = _load(file, about)
     asked = {frame.file: _ask(raw, frame) for frame in frames if not frame.errors}
     looks = {
@@ -98,12 +98,12 @@ def remembered_looks(raw: Path, frames: Sequence[Frame], jobs: int) -> dict[str,
     return looks | new
 
 
-def _ask(raw: Path, frame: Frame) -> _Asked | None:
+def _ask(raw: Place, frame: Frame) -> _Asked | None:
     """What a look at a frame depends on; None where its file is gone."""
     assert frame.storage is not None
     assert frame.geometry is not None
     try:
-        stamp = user_cache.stamp_of(raw / frame.file)
+        stamp = user_cache.stamp_of(raw / frame.file, frame.storage.stamp)
     except OSError:
         return None
     kept = format_sections(frame.geometry.data_sections)

@@ -16,6 +16,7 @@ from flatcal.errors import ConfigError
 from flatcal.frame import Caveat, Detector, Kind, Setup, Storage
 from flatcal.recipe import Config
 from flatcal.section import parse_sections, shape_of_sections
+from flatcal.storage import Place, RemotePath, place_of, status_of
 from flatcal.stored import StoredMaster
 from flatcal.text import html_table
 
@@ -271,12 +272,12 @@ class Plan(Strict):
         raise ConfigError("plan-file", f"{name}: {told}")
 
 
-def load_plan(path: str | Path) -> Plan:
+def load_plan(path: str | Place) -> Plan:
     """Read a plan that was saved as JSON, and see that it still holds.
 
     Parameters
     ----------
-    path : str or Path
+    path : str, Path or RemotePath
         What ``flatcal plan --json`` printed, or plan.json of an output folder.
 
     Returns
@@ -290,9 +291,11 @@ def load_plan(path: str | Path) -> Plan:
         When it is no plan of this version, or a raw file is not as it was when planned.
     """
     try:
-        plan = Plan.model_validate_json(Path(path).read_bytes())
+        plan = Plan.model_validate_json(place_of(path).read_bytes())
     except OSError as error:
-        raise ConfigError("plan-file", f"{path} cannot be read: {error.strerror}") from error
+        raise ConfigError(
+            "plan-file", f"{path} cannot be read: {error.strerror or error}"
+        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -305,7 +308,10 @@ def load_plan(path: str | Path) -> Plan:
             raise ConfigError(
                 "plan-file", f"{path} names {name!r}, which lies outside its folder; plan again"
             )
-    changed = [frame.file for frame in plan.frames if _has_changed(Path(plan.raw), frame)]
+    raw = place_of(plan.raw)
+    if isinstance(raw, RemotePath):
+        raw, _ = raw.listed()
+    changed = [frame.file for frame in plan.frames if _has_changed(raw, frame)]
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ConfigError(
@@ -315,12 +321,10 @@ def load_plan(path: str | Path) -> Plan:
     return plan
 
 
-def _has_changed(raw: Path, frame: FramePlan) -> bool:
+def _has_changed(raw: Place, frame: FramePlan) -> bool:
     if frame.storage is None:
         return False
     try:
-        status = (raw / frame.file).stat()
+        return status_of(raw / frame.file) != frame.storage.stamp
     except OSError:
         return True
-    stamp = (frame.storage.size_bytes, frame.storage.mtime_ns)
-    return (status.st_size, status.st_mtime_ns) != stamp

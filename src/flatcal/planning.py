@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
@@ -48,6 +47,7 @@ from flatcal.recipe import Config
 from flatcal.rejection import describe_impossible, require_some_left
 from flatcal.second_look import second_look
 from flatcal.second_look.seen import see
+from flatcal.storage import Place, place_of
 from flatcal.stored import StoredMaster
 from flatcal.survey import Look
 
@@ -61,7 +61,7 @@ class Shelf(Protocol):
 
 
 def build_plan(
-    raw: str | Path,
+    raw: str | Place,
     config: Config | None = None,
     *,
     library: Shelf | None = None,
@@ -71,7 +71,7 @@ def build_plan(
 
     Parameters
     ----------
-    raw : str or Path
+    raw : str, Path or RemotePath
         The raw folder; its subfolders are included.
     config : Config, optional
         Settings; the defaults when left out.
@@ -91,11 +91,11 @@ def build_plan(
         When there is no FITS file.
     """
     config = config or Config()
-    return plan_found(Path(raw), find_frames(raw, config), config, library, jobs=jobs)
+    return plan_found(place_of(raw), find_frames(raw, config), config, library, jobs=jobs)
 
 
 def plan_found(
-    root: Path,
+    root: Place,
     frames: Sequence[Frame],
     config: Config,
     library: Shelf | None = None,
@@ -111,7 +111,7 @@ def plan_found(
 
 
 def plan_frames(
-    raw: Path,
+    raw: Place,
     frames: Sequence[Frame],
     config: Config,
     library: Shelf | None = None,
@@ -283,7 +283,7 @@ class _Planner:
 
     # -- the parts of the plan ---------------------------------------------------------
 
-    def plan(self, raw: Path) -> Plan:
+    def plan(self, raw: Place) -> Plan:
         """Put everything together."""
         outputs = self._outputs()
         members = {

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from flatcal.camera import Strict
 from flatcal.frame import Caveat, Kind
+from flatcal.storage import FileStatus
 
 # The page of a run, in its output folder.
 REPORT: Final = "report.html"
@@ -57,7 +58,13 @@ class InputRecord(Strict):
 
     size_bytes: int
     mtime_ns: int
+    etag: str = ""
     sha256: str
+
+    @property
+    def stamp(self) -> FileStatus:
+        """What tells whether the file is as it was."""
+        return FileStatus(self.size_bytes, self.mtime_ns, self.etag)
 
 
 class ProductRecord(Strict):

@@ -17,10 +17,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from flatcal.errors import FlatcalError
+from flatcal.errors import FlatcalError, StorageError
 from flatcal.frame import Detector, Frame, Geometry
 from flatcal.io import RawFrame, decode
 from flatcal.section import Section, assemble_sections
+from flatcal.storage import Place
+from flatcal.transfer import REQUESTS_AT_ONCE
 
 Array = NDArray[Any]
 
@@ -118,12 +120,12 @@ class Look:
         return tuple(float(median(blocks)) for blocks in self.grid)
 
 
-def look_at(raw: Path, frames: Sequence[Frame], jobs: int) -> dict[str, Look]:
+def look_at(raw: Place, frames: Sequence[Frame], jobs: int) -> dict[str, Look]:
     """Look at all frames.
 
     Parameters
     ----------
-    raw : Path
+    raw : Path or RemotePath
         The raw folder.
     frames : sequence of Frame
         As their headers have told; those with errors are passed over.
@@ -137,17 +139,21 @@ def look_at(raw: Path, frames: Sequence[Frame], jobs: int) -> dict[str, Look]:
         names it.
     """
     good = [frame for frame in frames if not frame.errors]
-    with ThreadPoolExecutor(jobs) as pool:
+    # To wait for a server takes no core.
+    n_threads = jobs if isinstance(raw, Path) else max(jobs, REQUESTS_AT_ONCE)
+    with ThreadPoolExecutor(n_threads) as pool:
         looks = pool.map(partial(_try_to_look, raw), good)
         return {f.file: look for f, look in zip(good, looks, strict=True) if look is not None}
 
 
-def _try_to_look(raw: Path, frame: Frame) -> Look | None:
+def _try_to_look(raw: Place, frame: Frame) -> Look | None:
     assert frame.storage is not None
     assert frame.setup is not None
     try:
         with RawFrame(raw / frame.file, frame.storage, frame.setup.shape) as pixels:
             return _look(pixels, frame)
+    except StorageError:
+        raise
     except FlatcalError:
         return None
 

@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Final
 
 from flatcal._version import __version__
+from flatcal.storage import FileStatus, RemotePath
 
 logger = logging.getLogger(__name__)
 
@@ -29,13 +30,17 @@ MAX_FOLDERS: Final = 1000
 # The coarsest clock of a file system, that of FAT, ticks every two seconds.
 SETTLED_NS: Final = 2_000_000_000
 
-StrPath = str | os.PathLike[str]
+StrPath = str | os.PathLike[str] | RemotePath
 # Size, times of change of content and of anything in nanoseconds, inode.
 Stamp = tuple[int, int, int, int]
 
 
-def stamp_of(path: StrPath) -> Stamp:
-    """What tells whether a file is as it was."""
+def stamp_of(path: StrPath, known: FileStatus | None = None) -> Stamp:
+    """What tells whether a file is as it was; of a remote one, as it was found before if it was."""
+    if isinstance(path, RemotePath):
+        size_bytes, mtime_ns, etag = known or path.status()
+        tag = int.from_bytes(blake2b(etag.encode(), digest_size=6).digest())
+        return size_bytes, mtime_ns, mtime_ns, tag
     status = os.stat(path)  # noqa: PTH116  (a Path for each file takes longer than all else)
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
@@ -62,12 +67,17 @@ def find_place(folder: StrPath, purpose: str, what: str = "") -> Path | None:
         Tells several files about one folder apart.
     """
     home = cache_folder()
-    real = os.path.realpath(folder)
+    real = real_name(folder)
     # A cache inside the folder that is read would change what it is to remember.
     if home is None or Path(os.path.realpath(home)).is_relative_to(real):
         return None
     key = blake2b(f"{what} {real}".encode(errors="surrogateescape"), digest_size=16).hexdigest()
     return home / purpose / f"{key}.{purpose}"
+
+
+def real_name(folder: StrPath) -> str:
+    """What a folder is called, whatever way leads to it."""
+    return str(folder) if isinstance(folder, RemotePath) else os.path.realpath(folder)
 
 
 def cache_folder() -> Path | None:

@@ -243,8 +243,9 @@ class Dask:
             self._do_all(order, bands, submit, take, _raise_lost)
         finally:
             # Of workers that were lost, or bands that nobody waits for.
-            for path in folder.glob(f".{stack.name}-*{suffix}"):
-                path.unlink(missing_ok=True)
+            for path in folder.iterdir():
+                if path.name.startswith(f".{stack.name}-") and path.name.endswith(suffix):
+                    path.unlink(missing_ok=True)
 
     def _jobs(self) -> int:
         return max(self._cluster.threads(), default=1)

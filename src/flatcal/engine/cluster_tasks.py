@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from threading import Lock, Semaphore
 from uuid import uuid4
 
@@ -30,6 +29,7 @@ from flatcal.engine.store import OutputStore
 from flatcal.engine.user_mask import load_user_mask
 from flatcal.errors import ClusterError
 from flatcal.io import owning_up
+from flatcal.storage import Place
 
 # Seconds between two looks whether the tasks of an order have ended.
 _LOOK_S = 0.02
@@ -143,7 +143,7 @@ def do_frame(order: Order, task: FrameTask) -> FrameDone | None:
         return None
 
 
-def do_band(order: Order, stack: Stack, band: slice, folder: Path, suffix: str) -> BandPart | None:
+def do_band(order: Order, stack: Stack, band: slice, folder: Place, suffix: str) -> BandPart | None:
     """Combine a band into a file; None when the run has been given up."""
     try:
         with _at_work(order) as shop, owning_up(stack.name):

@@ -18,7 +18,7 @@ from flatcal.engine.products import Found, calibrate_frame
 from flatcal.engine.recipes import Recipes
 from flatcal.engine.setting import Setting, open_raw
 from flatcal.engine.store import OutputStore
-from flatcal.errors import FlatcalError
+from flatcal.errors import FlatcalError, StorageError
 from flatcal.frame import Caveat
 from flatcal.io import RawFrame, owning_up
 from flatcal.plan import FramePlan
@@ -101,11 +101,19 @@ class FrameDone:
 
 
 def work_on_frame(bench: Bench, task: FrameTask) -> FrameDone:
-    """Do a task; what goes wrong with the frame is told, not raised."""
+    """Do a task; what goes wrong with the frame is told, not raised.
+
+    Raises
+    ------
+    StorageError
+        When the server of an address stays away, for which no frame is to blame.
+    """
     work = _FrameWork(bench, task)
     try:
         with owning_up(task.frame.file):
             return work.do()
+    except StorageError:
+        raise
     except FlatcalError as error:
         return FrameDone(work.record, Caveat(error.slug, error.text))
 
@@ -130,15 +138,14 @@ class _FrameWork:
     def _know(self, raw: RawFrame) -> bool:
         """Whether the hash of the open file is known, from this run or an earlier one."""
         earlier = self.task.earlier
-        if self.record is None and earlier and (earlier.size_bytes, earlier.mtime_ns) == raw.stamp:
+        if self.record is None and earlier and earlier.stamp == raw.storage.stamp:
             self.record = earlier
         return self.record is not None
 
     def _keep(self, raw: RawFrame) -> None:
         """Keep the hash of the open file; what has not been hashed yet is read."""
         if not self._know(raw):
-            size_bytes, mtime_ns = raw.stamp
-            self.record = InputRecord(size_bytes=size_bytes, mtime_ns=mtime_ns, sha256=raw.sha256())
+            self.record = InputRecord(**raw.storage.stamp._asdict(), sha256=raw.sha256())
 
     def _hash(self) -> None:
         if self.record is None:

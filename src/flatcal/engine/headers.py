@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from astropy.io import fits
@@ -17,11 +16,11 @@ from flatcal import __version__
 from flatcal.cards import is_iso_date
 from flatcal.flags import MEANING
 from flatcal.frame import Kind
-from flatcal.headers import open_file
-from flatcal.io import naming, quiet_astropy
+from flatcal.io import naming, open_fits, quiet_astropy
 from flatcal.plan import FramePlan, MasterPlan, Step
 from flatcal.section import assemble_sections, format_section, parse_sections
 from flatcal.state import STEP_RECORDS
+from flatcal.storage import Place
 
 # Cards of the file's structure, which astropy writes anew, and sections that no longer hold.
 _STRUCTURE: Final = frozenset(
@@ -45,7 +44,7 @@ PER_INPUT: Final = {
 }
 
 
-def read_header(path: Path, hdu: int) -> fits.Header:
+def read_header(path: Place, hdu: int) -> fits.Header:
     """The header of a raw image over the primary one; cards that are not valid as comments.
 
     Raises
@@ -53,11 +52,10 @@ def read_header(path: Path, hdu: int) -> fits.Header:
     BrokenFileError
         When it cannot be read.
     """
-    # astropy would wait for ever at a pipe that has taken the place of the file.
-    with naming(path), open_file(path), quiet_astropy():
+    with naming(path), quiet_astropy(), open_fits(path) as hdus:
         header = fits.Header()
         for number in sorted({0, hdu}):
-            for card in fits.getheader(path, number).cards:
+            for card in hdus[number].header.cards:
                 _copy_card(card, header)
     return header
 

@@ -5,23 +5,23 @@ alone on any file system, and while its maker lives the system holds a lock on i
 ends with the process however that ends. So a lock that nobody holds is known to be dead and is
 taken over, also that of another machine. Where the file system has no such locks, that is told by
 the number of the process, on the machine that it ran on; from another machine it cannot be told.
+At an address the lock is as `flatcal.engine.remote_lock` says.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from flatcal.errors import OutputError
-from flatcal.io import is_alive
+from flatcal.engine.holder import busy, is_dead, read_holder, this_holder
+from flatcal.engine.remote_lock import locking_remote
+from flatcal.io import naming_output
+from flatcal.storage import Place
 
 LOCK_NAME = ".flatcal.lock"
 
@@ -30,12 +30,12 @@ _NOT_SUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
 @contextmanager
-def locking(folder: Path) -> Iterator[None]:
+def locking(folder: Place) -> Iterator[None]:
     """Hold an output folder for the time of the context.
 
     Parameters
     ----------
-    folder : Path
+    folder : Path or RemotePath
         The folder.
 
     Raises
@@ -43,17 +43,18 @@ def locking(folder: Path) -> Iterator[None]:
     OutputError
         Another run holds it (output-busy), or nothing can be written there.
     """
+    hold = _locking_here(folder) if isinstance(folder, Path) else locking_remote(folder / LOCK_NAME)
+    with hold:
+        yield
+
+
+@contextmanager
+def _locking_here(folder: Path) -> Iterator[None]:
     path = folder / LOCK_NAME
-    try:
-        file = None
+    file = None
+    with naming_output(path):
         while file is None:
             file = _claim(path)
-    except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(
-            "output-not-writable", f"{path} cannot be written: {error.strerror or error}"
-        ) from error
     try:
         yield
     finally:
@@ -71,8 +72,7 @@ def _claim(path: Path) -> IO[bytes] | None:
         return None
     try:
         if _try_flock(file) is not False and _is_at(file, path):
-            about = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
-            file.write(json.dumps(about).encode())
+            file.write(this_holder())
             return file
     except OSError:
         path.unlink(missing_ok=True)
@@ -92,15 +92,11 @@ def _remove_dead(path: Path) -> None:
         free = _try_flock(file)
         if not _is_at(file, path):
             return
-        holder = _read_holder(file)
-        if free or (free is None and _is_dead(holder)):
+        holder = read_holder(file.read(1000))
+        if free or (free is None and is_dead(holder)):
             path.unlink(missing_ok=True)
             return
-    who = "process {pid} on {host} since {since}".format_map(holder) if holder else "another run"
-    raise OutputError(
-        "output-busy",
-        f"{path.parent} is in use by {who}; wait for it, or remove {path} if it is no more",
-    )
+    raise busy(path, holder)
 
 
 def _try_flock(file: IO[bytes]) -> bool | None:
@@ -122,20 +118,3 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _read_holder(file: IO[bytes]) -> dict[str, object]:
-    try:
-        found = json.loads(file.read(1000))
-        return {key: found[key] for key in ("pid", "host", "since")}
-    except (ValueError, LookupError, TypeError):
-        return {}
-
-
-def _is_dead(holder: dict[str, object]) -> bool:
-    pid = holder.get("pid")
-    return isinstance(pid, int) and holder["host"] == socket.gethostname() and not is_alive(pid)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

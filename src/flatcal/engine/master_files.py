@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from flatcal.engine.masters import Master, make_master
 from flatcal.errors import BrokenFileError, FrameError
 from flatcal.fits_checksum import RunningSum
 from flatcal.headers import HduInfo, open_file, scan_hdus
-from flatcal.io import naming
+from flatcal.io import naming, open_fits
+from flatcal.storage import Place
 from flatcal.stored import StoredMaster
 
 Array = NDArray[Any]
@@ -30,14 +30,14 @@ _STORED: Final[dict[int, np.dtype[Any]]] = {
 _PIECE_BYTES: Final = 1 << 19
 
 
-def load_master(path: Path, lost_bias: str, dtype: Any, zero: float | None) -> Master:
+def load_master(path: Place, lost_bias: str, dtype: Any, zero: float | None) -> Master:
     """Read a master that has been written, now or by an earlier run.
 
     The checksums of what is read are verified, for it bears on every frame that it calibrates.
 
     Parameters
     ----------
-    path : Path
+    path : Path or RemotePath
         The file.
     lost_bias, zero
         As for `make_master`.
@@ -62,10 +62,10 @@ def load_master(path: Path, lost_bias: str, dtype: Any, zero: float | None) -> M
         )
 
 
-def _read_plane(path: Path, name: str, hdu: HduInfo, dtype: Any) -> Array:
+def _read_plane(path: Place, name: str, hdu: HduInfo, dtype: Any) -> Array:
     stored = _STORED.get(int(str(hdu.cards["BITPIX"])))
     if stored is None or hdu.compressed or hdu.zipped or "BZERO" in hdu.cards:
-        with fits.open(path, memmap=False) as hdus:
+        with open_fits(path) as hdus:
             if hdus[hdu.index].verify_datasum() == 0:
                 raise _damaged(path, name)
             return np.ascontiguousarray(hdus[hdu.index].data, dtype)
@@ -97,7 +97,7 @@ def _read_and_swap(file: IO[bytes], pixels: Array) -> int:
     return total.value
 
 
-def _damaged(path: Path, name: str) -> BrokenFileError:
+def _damaged(path: Place, name: str) -> BrokenFileError:
     return BrokenFileError(
         "file-broken",
         f"the pixels of {path} are not those that were written (DATASUM of {name}); remove the "

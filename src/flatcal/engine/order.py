@@ -11,6 +11,7 @@ from flatcal.errors import FrameError
 from flatcal.frame import Caveat
 from flatcal.projection import Stage
 from flatcal.recipe import Config
+from flatcal.storage import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Order:
         Name of the run.
     version : str
         Of the flatcal that gives it.
-    raw, out : Path
+    raw, out : Path or RemotePath
         Raw and output folder, the same for all processes.
     mask : Path or None
         File of the user's mask.
@@ -44,8 +45,8 @@ class Order:
     id: str
     run: str
     version: str
-    raw: Path
-    out: Path
+    raw: Place
+    out: Place
     mask: Path | None
     config: Config
     stage: Stage | None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flatcal.errors import ClusterError, OutputError
+from flatcal.errors import ClusterError
+from flatcal.headers import open_file
+from flatcal.io import naming_output
+from flatcal.storage import Place, RemotePath
 
 Array = NDArray[Any]
 
@@ -20,18 +22,18 @@ class BandPart:
 
     Attributes
     ----------
-    path : Path
+    path : Path or RemotePath
         Its file: value, error and count, one after the other, as they are in memory.
     rejected : ndarray of int64, shape (n_frames,)
         Pixels that were rejected in each frame.
     """
 
-    path: Path
+    path: Place
     rejected: Array
 
     @classmethod
     def write(
-        cls, path: Path, data: Array, error: Array, n_used: Array, rejected: Array
+        cls, path: Place, data: Array, error: Array, n_used: Array, rejected: Array
     ) -> BandPart:
         """Write a band to a new file.
 
@@ -40,15 +42,17 @@ class BandPart:
         OutputError
             When it cannot be written; nothing is left then.
         """
-        try:
-            with path.open("xb") as file:
-                for plane in (data, error, n_used):
-                    file.write(plane.data)
-        except OSError as failure:
-            path.unlink(missing_ok=True)
-            raise OutputError(
-                "output-not-writable", f"{path} cannot be written: {failure.strerror or failure}"
-            ) from failure
+        with naming_output(path):
+            if isinstance(path, RemotePath):
+                path.create(b"".join(plane.data for plane in (data, error, n_used)))
+                return cls(path, rejected)
+            try:
+                with path.open("xb") as file:
+                    for plane in (data, error, n_used):
+                        file.write(plane.data)
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
         return cls(path, rejected)
 
     def read(self, shape: tuple[int, int], dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
@@ -61,8 +65,8 @@ class BandPart:
         """
         planes = np.empty(shape, dtype), np.empty(shape, dtype), np.empty(shape, np.int32)
         try:
-            with self.path.open("rb") as file:
-                n_read = sum(file.readinto(plane.data.cast("B")) for plane in planes)
+            with open_file(self.path) as file:
+                n_read = sum(file.readinto(plane.data.cast("B")) for plane in planes)  # type: ignore[attr-defined]
             self.path.unlink()
         except OSError as error:
             raise ClusterError(

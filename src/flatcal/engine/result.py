@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from flatcal.frame import Caveat
 from flatcal.plan import FramePlan, Plan
 from flatcal.records import Outcome, ProductRecord, RunRecord, Status
 from flatcal.rejection import describe_losses, describe_unlike
+from flatcal.storage import Place
 from flatcal.text import html_table
 
 
@@ -19,7 +19,7 @@ class RunResult:
 
     Attributes
     ----------
-    out : Path
+    out : Path or RemotePath
         The output folder.
     record : RunRecord
         The content of run.json.
@@ -29,7 +29,7 @@ class RunResult:
         Files of earlier runs that this one neither made nor found up to date.
     """
 
-    out: Path
+    out: Place
     record: RunRecord
     made: tuple[str, ...]
     left_over: tuple[str, ...]

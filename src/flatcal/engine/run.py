@@ -33,7 +33,14 @@ from flatcal.engine.split import FlatPart, write_part
 from flatcal.engine.store import FOLDERS, OutputStore, check_output
 from flatcal.engine.user_mask import UserMask, load_user_mask
 from flatcal.engine.workers import Workers
-from flatcal.errors import BrokenFileError, ClusterError, ConfigError, FlatcalError, FrameError
+from flatcal.errors import (
+    BrokenFileError,
+    ClusterError,
+    ConfigError,
+    FlatcalError,
+    FrameError,
+    StorageError,
+)
 from flatcal.extras import require_extra
 from flatcal.frame import Caveat, Kind
 from flatcal.io import owning_up, remove_stale_parts
@@ -41,6 +48,7 @@ from flatcal.kernels.compiled import telling_of_compilation
 from flatcal.plan import FramePlan, MasterPlan, Plan
 from flatcal.projection import DEFAULT_MEMORY_BYTES, Stage, master_bytes, project_memory
 from flatcal.records import ProductRecord, RunRecord
+from flatcal.storage import Place, name_below, place_of
 
 if TYPE_CHECKING:
     from flatcal.engine.cluster import Cluster
@@ -52,7 +60,7 @@ Progress = Callable[[str, int, int], None]
 
 def run_plan(
     plan: Plan,
-    out: str | Path,
+    out: str | Place,
     *,
     jobs: int | None = None,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
@@ -68,8 +76,8 @@ def run_plan(
     ----------
     plan : Plan
         From `build_plan`.
-    out : str or Path
-        The output folder; made if it is not there.
+    out : str, Path or RemotePath
+        The output folder or address; made if it is not there.
     jobs : int, optional
         Threads, or processes of a cluster on this machine; as many as cores when left out.
     memory_bytes : int, optional
@@ -111,7 +119,7 @@ def run_plan(
     projection = project_memory(plan)
     projection.require(memory_bytes)
     mask = load_user_mask(plan.config.camera.bad_pixel_mask)
-    folder = Path(out)
+    folder, raw = place_of(out), place_of(plan.raw)
     with ExitStack() as stack:
         cluster = None
         if engine == "dask":
@@ -122,7 +130,7 @@ def run_plan(
             if dashboard is not None:
                 dashboard(cluster.dashboard)
         jobs = jobs or os.cpu_count() or 1
-        check_output(Path(plan.raw), folder)
+        check_output(raw, folder)
         stack.enter_context(locking(folder))
         remove_stale_parts((folder, *(folder / name for name in FOLDERS)))
         store = OutputStore.resume(folder, overwrite=overwrite)
@@ -158,7 +166,7 @@ class _Run:
         cluster: Cluster | None,
     ) -> None:
         self.plan = plan
-        self.raw = Path(plan.raw)
+        self.raw = place_of(plan.raw)
         self.store = store
         self.workers = workers
         self.shelf = MasterShelf(
@@ -244,11 +252,10 @@ class _Run:
             try:
                 with owning_up(master.name):
                     make(master)
-            except ClusterError:
+            except (ClusterError, StorageError):
                 raise
             except BrokenFileError as error:
-                if error.path.is_relative_to(self.raw):
-                    file = error.path.relative_to(self.raw).as_posix()
+                if (file := name_below(self.raw, error.path)) is not None:
                     self.inputs.fail(file, Caveat(error.slug, error.text))
                     continue
                 self._fail_master(master.name, error)
@@ -258,6 +265,8 @@ class _Run:
         self._step_done(master.name)
 
     def _fail_master(self, name: str, error: FlatcalError) -> None:
+        if isinstance(error, StorageError):
+            raise error
         logger.warning("%s cannot be made: %s", name, error)
         self.master_failures[name] = Caveat(error.slug, error.text)
 

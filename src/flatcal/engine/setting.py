@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from flatcal.engine.user_mask import UserMask
 from flatcal.io import RawFrame
 from flatcal.plan import FramePlan, Step
 from flatcal.recipe import Config
+from flatcal.storage import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Setting:
 
     Attributes
     ----------
-    raw_folder : Path
+    raw_folder : Path or RemotePath
         The raw folder.
     config : Config
         Settings.
@@ -36,7 +36,7 @@ class Setting:
         Pixels that the user marks.
     """
 
-    raw_folder: Path
+    raw_folder: Place
     config: Config
     masters: Callable[[str], Master]
     buffers: Buffers
@@ -52,7 +52,7 @@ def open_raw(setting: Setting, plan: FramePlan) -> RawFrame:
     """The raw file of a frame, open."""
     assert plan.storage is not None
     assert plan.shape is not None
-    return RawFrame(setting.raw_folder / plan.file, plan.storage, plan.shape)
+    return RawFrame(setting.raw_folder / plan.file, plan.storage, plan.shape, whole=True)
 
 
 def calibrated(

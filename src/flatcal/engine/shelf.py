@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from flatcal.engine.master_files import load_master, require_unchanged
 from flatcal.engine.masters import Master
+from flatcal.storage import Place
 from flatcal.stored import StoredMaster
 
 
@@ -20,7 +20,7 @@ class MasterSource:
 
     Attributes
     ----------
-    path : Path
+    path : Path or RemotePath
         Its file.
     lost_bias : str
         Name of the bias that a dark has lost; empty when it holds its bias.
@@ -34,7 +34,7 @@ class MasterSource:
         The master of the library that it is.
     """
 
-    path: Path
+    path: Place
     lost_bias: str
     zero: float | None
     recipe: str

@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,7 @@ from flatcal.headers import read_header_cards, scan_hdus
 from flatcal.io import write_text
 from flatcal.plan import Plan
 from flatcal.records import InputRecord, ProductRecord, RunRecord
+from flatcal.storage import Place, RemotePath, lie_in_one_another, status_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ _MASTERS = "masters/"
 FOLDERS = ("masters", "flats", "science")
 
 
-def check_output(raw: Path, out: Path) -> None:
+def check_output(raw: Place, out: Place) -> None:
     """Make the output folder, or refuse it.
 
     Raises
@@ -52,12 +52,15 @@ def check_output(raw: Path, out: Path) -> None:
     OutputError
         It lies in the raw folder or around it, or cannot be written.
     """
-    raw = raw.resolve()
-    for real in (out.resolve(), *((out / name).resolve() for name in FOLDERS)):
-        if real == raw or raw in real.parents or real in raw.parents:
+    for folder in (out, *(out / name for name in FOLDERS)):
+        if lie_in_one_another(raw, folder):
             raise OutputError(
-                "output-in-raw", f"output {real} and raw {raw} lie in one another; choose another"
+                "output-in-raw",
+                f"output {folder.resolve()} and raw {raw.resolve()} lie in one another; "
+                "choose another",
             )
+    if isinstance(out, RemotePath):
+        return  # its folders are made with their first file, and the lock is the first to be made
     try:
         for name in FOLDERS:
             (out / name).mkdir(parents=True, exist_ok=True)
@@ -74,7 +77,7 @@ class OutputStore:
 
     Parameters
     ----------
-    out : Path
+    out : Path or RemotePath
         The folder, made by `check_output`.
     overwrite : bool
         Whether files that flatcal did not write may be replaced.
@@ -83,14 +86,14 @@ class OutputStore:
     """
 
     def __init__(
-        self, out: Path, *, overwrite: bool = False, previous: RunRecord | None = None
+        self, out: Place, *, overwrite: bool = False, previous: RunRecord | None = None
     ) -> None:
         self.out = out
         self.overwrite = overwrite
         self.previous = previous
 
     @classmethod
-    def resume(cls, out: Path, *, overwrite: bool) -> OutputStore:
+    def resume(cls, out: Place, *, overwrite: bool) -> OutputStore:
         """The folder with what an earlier run has left in it.
 
         Raises
@@ -138,7 +141,7 @@ class OutputStore:
         path = self.out / output
         try:
             hdus = scan_hdus(path)
-            size = path.stat().st_size
+            size = status_of(path).size_bytes
         except (FrameError, OSError):
             return None
         cards = hdus[0].cards
@@ -281,21 +284,22 @@ class OutputStore:
     def left_over(self, products: Iterable[str]) -> tuple[str, ...]:
         """Images that flatcal wrote, but neither made nor confirmed in this run."""
         present = {
-            path.relative_to(self.out).as_posix()
+            f"{name}/{path.name}"
             for name in FOLDERS
-            for path in (self.out / name).glob("*.fits")
+            for path in (self.out / name).iterdir()
+            if path.name.endswith(".fits")
         }
         others = sorted(present - set(products))
         return tuple(file for file in others if self._is_ours(self.out / file))
 
-    def _is_ours(self, path: Path) -> bool:
+    def _is_ours(self, path: Place) -> bool:
         try:
             return "FLATCAL" in read_header_cards(path)
         except (FrameError, OSError):
             return False
 
 
-def _previous_record(out: Path) -> RunRecord | None:
+def _previous_record(out: Place) -> RunRecord | None:
     """run.json of an earlier run, if it can be understood."""
     try:
         return RunRecord.model_validate_json((out / "run.json").read_bytes())

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-from astropy.io import fits
 
 from flatcal.camera import Strict
 from flatcal.errors import FlatcalError, FrameError
 from flatcal.frame import Caveat, Frame, Kind, Setup
-from flatcal.io import naming, quiet_astropy
+from flatcal.io import naming, open_fits, quiet_astropy
 from flatcal.photon_transfer.curve import PhotonTransferCurve, fit_photon_transfer
 from flatcal.photon_transfer.raw import (
     PAIR_PIXELS,
@@ -23,6 +21,7 @@ from flatcal.photon_transfer.raw import (
     read_variance_of_pairs,
 )
 from flatcal.section import format_sections
+from flatcal.storage import Place, place_of
 
 # More pairs would not make the result better, only later.
 _MOST_PAIRS: Final = 10
@@ -158,12 +157,12 @@ class PairMeasurement:
         return float(np.hypot(gain * self.read_noise_error_adu, error * self.read_noise_adu))
 
 
-def measure_detectors(raw: str | Path, frames: Iterable[Frame]) -> DetectorReport:
+def measure_detectors(raw: str | Place, frames: Iterable[Frame]) -> DetectorReport:
     """Measure gain and read noise of every set-up of a folder.
 
     Parameters
     ----------
-    raw : str or Path
+    raw : str, Path or RemotePath
         The raw folder.
     frames : iterable of Frame
         From `find_frames`; those with errors are passed over.
@@ -177,7 +176,7 @@ def measure_detectors(raw: str | Path, frames: Iterable[Frame]) -> DetectorRepor
     for frame in frames:
         if frame.setup and not frame.errors and frame.kind in (Kind.BIAS, Kind.FLAT):
             groups.setdefault((frame.setup, _sections(frame)), []).append(frame)
-    root = Path(raw)
+    root = place_of(raw)
     detectors = tuple(
         _measure_amplifier(root, setup, group, number)
         for (setup, _), group in groups.items()
@@ -193,7 +192,7 @@ def _sections(frame: Frame) -> str:
 
 
 def _measure_amplifier(
-    root: Path, setup: Setup, frames: Sequence[Frame], number: int
+    root: Place, setup: Setup, frames: Sequence[Frame], number: int
 ) -> MeasuredDetector:
     detector = frames[0].detectors[number]
     known: dict[str, Any] = {
@@ -228,7 +227,7 @@ def _measure_amplifier(
     return measured.model_copy(update={"caveats": tuple(caveats)})
 
 
-def _paired(root: Path, frame: Frame, number: int) -> PairedFrame:
+def _paired(root: Place, frame: Frame, number: int) -> PairedFrame:
     assert frame.storage is not None
     assert frame.setup is not None
     assert frame.geometry is not None
@@ -311,12 +310,12 @@ def _choose_pairs(frames: Sequence[PairedFrame]) -> list[tuple[PairedFrame, Pair
     return [pairs[number] for number in chosen]
 
 
-def _header_values(root: Path, frame: Frame) -> dict[str, float]:
+def _header_values(root: Place, frame: Frame) -> dict[str, float]:
     """Numbers under the cards of gain and read noise."""
     assert frame.storage is not None
     path = root / frame.file
     found: dict[str, float] = {}
-    with naming(path), quiet_astropy(), fits.open(path, memmap=False) as hdus:
+    with naming(path), quiet_astropy(), open_fits(path) as hdus:
         for number in (0, frame.storage.hdu):
             cards: Mapping[str, Any] = hdus[number].header
             for card in (*_GAIN_CARDS, *_READ_NOISE_CARDS):

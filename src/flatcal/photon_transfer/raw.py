@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -21,6 +20,7 @@ from flatcal.photon_transfer.point import (
     average_read_variance,
 )
 from flatcal.section import Section, assemble_sections, shape_of_sections
+from flatcal.storage import Place
 
 Array = NDArray[Any]
 
@@ -53,7 +53,7 @@ class RawImage:
 
     Attributes
     ----------
-    path : Path
+    path : Path or RemotePath
         The file.
     storage : Storage
         Where its pixels lie.
@@ -65,7 +65,7 @@ class RawImage:
         'median' or 'mean'.
     """
 
-    path: Path
+    path: Place
     storage: Storage
     shape: tuple[int, int]
     parts: tuple[RawPart, ...]

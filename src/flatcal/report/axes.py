@@ -143,7 +143,7 @@ def plot_photon_transfer(out: str | Path, ax: Axes | None = None) -> Axes:
 
 def _find(out: str | Path, title: str) -> Plot:
     night = open_night(out)
-    measured = measure_run(Path(out)) if title == "photon transfer curve" else None
+    measured = measure_run(out) if title == "photon transfer curve" else None
     for view in gather_detectors(night, measured):
         for plot in view.plots:
             if plot.title == title:

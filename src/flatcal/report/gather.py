@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from flatcal.frame import Caveat
 from flatcal.photon_transfer.night import DetectorReport
@@ -16,6 +15,7 @@ from flatcal.report.gather_masters import gather_masters
 from flatcal.report.plots import plot_checks
 from flatcal.report.terminal import describe_steps, equal_decisions
 from flatcal.report.views import FrameRow, Note, Plot, ReportView
+from flatcal.storage import Place
 from flatcal.verify.night import ReducedNight, open_night
 from flatcal.verify.records import TESTS, Check, Verdict, Verification
 
@@ -26,7 +26,7 @@ _NOISE_TESTS = tuple(
 
 
 def gather_report(
-    out: Path,
+    out: Place,
     verification: Verification | None = None,
     measured: DetectorReport | None = None,
 ) -> ReportView:
@@ -34,7 +34,7 @@ def gather_report(
 
     Parameters
     ----------
-    out : Path
+    out : Path or RemotePath
         The output folder.
     verification : Verification, optional
         Results of the acceptance tests.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flatcal.io import write_text
 from flatcal.records import REPORT
 from flatcal.report.gather import gather_report
 from flatcal.report.html import Alert, render_report
+from flatcal.storage import Place, place_of
 from flatcal.verify.records import Verification
 
 if TYPE_CHECKING:
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 def write_report(
-    out: str | Path,
+    out: str | Place,
     *,
     verification: Verification | None = None,
     measured: DetectorReport | None = None,
     alerts: Sequence[Alert] = (),
     live: str = "",
-) -> Path:
+) -> Place:
     """Write the report of a run as one page that opens without a network.
 
     Parameters
     ----------
-    out : str or Path
+    out : str, Path or RemotePath
         The output folder of a run.
     verification : Verification, optional
         Results of the acceptance tests, see `flatcal.verify`.
@@ -39,7 +39,7 @@ def write_report(
 
     Returns
     -------
-    Path
+    Path or RemotePath
         The page, ``report.html`` in the output folder.
 
     Raises
@@ -49,7 +49,7 @@ def write_report(
     OutputError
         When the page cannot be written.
     """
-    folder = Path(out)
+    folder = place_of(out)
     view = gather_report(folder, verification, measured)
     path = folder / REPORT
     write_text(path, render_report(view, alerts, live))

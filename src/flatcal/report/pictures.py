@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 from PIL import Image
 
-from flatcal.io import naming
+from flatcal.io import naming, open_fits
+from flatcal.storage import Place
 
 Array = NDArray[Any]
 
@@ -56,7 +55,7 @@ class Picture:
     marks: tuple[tuple[int, int], ...] = ()
 
 
-def read_planes(path: Path) -> dict[str, Array]:
+def read_planes(path: Place) -> dict[str, Array]:
     """All image planes of an output by their names; the first is PRIMARY.
 
     Raises
@@ -64,7 +63,7 @@ def read_planes(path: Path) -> dict[str, Array]:
     BrokenFileError
         When the file is not there or cannot be read.
     """
-    with naming(path), fits.open(path, memmap=False) as hdus:
+    with naming(path), open_fits(path) as hdus:
         return {hdu.name: _native(hdu.data) for hdu in hdus if hdu.header.get("NAXIS") == 2}
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from flatcal.frame import Kind
-from flatcal.io import RawFrame, naming
+from flatcal.io import RawFrame, naming, open_fits
 from flatcal.kernels.arithmetic import calibrate
 from flatcal.plan import FramePlan, Step
-from flatcal.section import Section, assemble_sections, parse_sections, shape_of_sections
+from flatcal.section import (
+    Section,
+    assemble_sections,
+    parse_sections,
+    shape_of_sections,
+)
+from flatcal.storage import Place
 from flatcal.verify.night import ReducedNight
 
 Array = NDArray[Any]
@@ -40,7 +44,7 @@ def spread_bands(shape: tuple[int, int]) -> tuple[slice, ...]:
     return tuple(slice(start, start + height) for start in starts)
 
 
-def output_rows(path: Path, bands: Sequence[slice], plane: str = "PRIMARY") -> Array | None:
+def output_rows(path: Place, bands: Sequence[slice], plane: str = "PRIMARY") -> Array | None:
     """Those rows of a plane of an output; None where it has no such plane.
 
     Raises
@@ -48,7 +52,7 @@ def output_rows(path: Path, bands: Sequence[slice], plane: str = "PRIMARY") -> A
     BrokenFileError
         When the file cannot be read.
     """
-    with naming(path), fits.open(path, memmap=False) as hdus:
+    with naming(path), open_fits(path) as hdus:
         planes = {hdu.name: hdu for hdu in hdus}
         if plane not in planes:
             return None

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from flatcal.errors import FlatcalError
 from flatcal.index import find_frames
 from flatcal.photon_transfer.night import DetectorReport, measure_detectors
 from flatcal.report.page import write_report
+from flatcal.storage import Place
 from flatcal.verify import verify_output
 from flatcal.verify.night import open_night
 
 
-def write_tested_report(out: str | Path) -> Path:
+def write_tested_report(out: str | Place) -> Place:
     """Test the outputs, measure gain and noise, and write the report with the results.
 
     Unlike `write_report` this reads all frames again.
@@ -24,10 +23,10 @@ def write_tested_report(out: str | Path) -> Path:
     OutputError
         When the page cannot be written.
     """
-    return write_report(out, verification=verify_output(out), measured=measure_run(Path(out)))
+    return write_report(out, verification=verify_output(out), measured=measure_run(out))
 
 
-def measure_run(out: Path) -> DetectorReport | None:
+def measure_run(out: str | Place) -> DetectorReport | None:
     """Gain and noise by the raw frames; nothing where they are gone, which the report says."""
     night = open_night(out)
     config = night.plan.config

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
 from flatcal._version import __version__
 from flatcal.errors import BrokenFileError, FlatcalError
 from flatcal.frame import Kind
+from flatcal.storage import Place
 from flatcal.verify.flats import verify_flats
 from flatcal.verify.frames import verify_dark, verify_noise
 from flatcal.verify.night import ReducedNight, open_night
@@ -26,12 +26,12 @@ from flatcal.verify.transfer import verify_detectors
 __all__ = ["TESTS", "Check", "Verdict", "Verification", "verify_output"]
 
 
-def verify_output(out: str | Path) -> Verification:
+def verify_output(out: str | Place) -> Verification:
     """Test the outputs of a run.
 
     Parameters
     ----------
-    out : str or Path
+    out : str, Path or RemotePath
         The output folder of a run.
 
     Returns

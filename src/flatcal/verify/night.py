@@ -16,6 +16,7 @@ from flatcal.photon_transfer.raw import RawImage, RawPart
 from flatcal.plan import FramePlan, MasterPlan, Plan, Step
 from flatcal.records import ProductRecord, RunRecord
 from flatcal.section import Section, parse_sections
+from flatcal.storage import Place, place_of
 
 _Record = TypeVar("_Record", bound=BaseModel)
 
@@ -26,7 +27,7 @@ class ReducedNight:
 
     Attributes
     ----------
-    out : Path
+    out : Path or RemotePath
         The output folder.
     plan : Plan
         The plan.
@@ -34,7 +35,7 @@ class ReducedNight:
         What became of it.
     """
 
-    out: Path
+    out: Place
     plan: Plan
     run: RunRecord
 
@@ -44,9 +45,9 @@ class ReducedNight:
         return {frame.file: frame for frame in self.plan.frames}
 
     @property
-    def raw(self) -> Path:
+    def raw(self) -> Place:
         """The raw folder."""
-        return Path(self.plan.raw)
+        return place_of(self.plan.raw)
 
     @property
     def why_no_raw(self) -> str:
@@ -73,7 +74,7 @@ class ReducedNight:
         """The raw frames that went into an output."""
         return [self.frames[file] for file in product.inputs]
 
-    def path_of_master(self, name: str) -> Path:
+    def path_of_master(self, name: str) -> Place:
         """File of a master, in the output folder or in the library."""
         master = self.plan.master(name)
         return self.out / master.output if master.stored is None else Path(master.stored.path)
@@ -106,7 +107,7 @@ def _sections_of(step: Step | None, shape: tuple[int, int]) -> tuple[Section, ..
     return parse_sections(step.section, shape)
 
 
-def open_night(out: str | Path) -> ReducedNight:
+def open_night(out: str | Place) -> ReducedNight:
     """Read plan.json and run.json of an output folder.
 
     Raises
@@ -114,17 +115,17 @@ def open_night(out: str | Path) -> ReducedNight:
     ConfigError
         When one of them is not there or is of another version.
     """
-    folder = Path(out)
+    folder = place_of(out)
     return ReducedNight(
         folder, _load(folder / "plan.json", Plan), _load(folder / "run.json", RunRecord)
     )
 
 
-def _load(path: Path, model: type[_Record]) -> _Record:
+def _load(path: Place, model: type[_Record]) -> _Record:
     try:
         return model.model_validate_json(path.read_bytes())
     except OSError as error:
-        text = f"{path} cannot be read: {error.strerror}; name the output folder of a run"
+        text = f"{path} cannot be read: {error.strerror or error}; name the output folder of a run"
         raise ConfigError("no-run", text) from error
     except ValidationError as error:
         text = f"{path} is not of this version of flatcal; run again with it"

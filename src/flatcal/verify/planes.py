@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from flatcal.errors import BrokenFileError
 from flatcal.flags import Flag
-from flatcal.io import naming
+from flatcal.io import naming, open_fits
 from flatcal.photon_transfer.raw import sample_bands
 from flatcal.section import Section
+from flatcal.storage import Place
 
 Array = NDArray[Any]
 
@@ -48,7 +47,7 @@ class Sample:
     noise_model: bool
 
 
-def read_sample(path: Path) -> Sample:
+def read_sample(path: Place) -> Sample:
     """Read the sampled rows of an output.
 
     Raises
@@ -56,7 +55,7 @@ def read_sample(path: Path) -> Sample:
     BrokenFileError
         When it is not there or cannot be read.
     """
-    with naming(path), fits.open(path, memmap=False) as hdus:
+    with naming(path), open_fits(path) as hdus:
         planes = {hdu.name: hdu for hdu in hdus}
         header = hdus[0].header
         bands = sample_bands((header["NAXIS2"], header["NAXIS1"]), SAMPLE_PIXELS)
@@ -104,7 +103,7 @@ def _read(hdu: Any, bands: tuple[slice, ...]) -> Array:
     return native
 
 
-def require_readable(path: Path) -> None:
+def require_readable(path: Place) -> None:
     """Read a row of every plane.
 
     Raises
@@ -112,7 +111,7 @@ def require_readable(path: Path) -> None:
     BrokenFileError
         When the file is not there, has not the planes that it needs, or is cut short.
     """
-    with naming(path), fits.open(path, memmap=False) as hdus:
+    with naming(path), open_fits(path) as hdus:
         if hdus[0].header["NAXIS"] != 2:
             raise BrokenFileError("file-broken", f"{path} holds no image", path)
         for hdu in hdus:
