@@ -51,6 +51,11 @@ _GIVE_UP_S: Final = 30.0
 _TASKS_PER_THREAD: Final = 4
 
 
+# Run by processes on this machine when they start: Ctrl-C in a terminal comes to them as well, but
+# it is for the run to end them.
+_PRELOAD: Final = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+
+
 @contextmanager
 def connect(scheduler: str | None, jobs: int | None) -> Iterator[Cluster]:
     """A cluster for the time of the context.
@@ -72,7 +77,8 @@ def connect(scheduler: str | None, jobs: int | None) -> Iterator[Cluster]:
         with (
             LocalCluster(
                 n_workers=jobs or os.cpu_count() or 1, threads_per_worker=1, processes=True,
-                memory_limit=0, dashboard_address="127.0.0.1:0", silence_logs=logging.ERROR,
+                memory_limit=0, preload=_PRELOAD, dashboard_address="127.0.0.1:0",
+                silence_logs=logging.ERROR,
             ) as local,
             Client(local, set_as_default=False) as client,
         ):  # fmt: skip
