@@ -107,8 +107,34 @@ def _checked(client: Client) -> Cluster:
             f"'dask worker {address}'",
         ) from error
     cluster = Cluster(client)
-    cluster.threads()
+    cluster.require_same_version()
     return cluster
+
+
+def _ask_version() -> Callable[[], str | None]:
+    """A function that tells the version of flatcal where it runs.
+
+    It goes there as code, as it stands within another: a process without flatcal could not even
+    read the name of a function of this module.
+    """
+
+    def ask() -> str | None:
+        try:
+            from flatcal._version import __version__ as version  # noqa: PLC0415
+        except ImportError:
+            return None
+        return version
+
+    return ask
+
+
+def _require_version(what: str, version: str | None) -> None:
+    if version != __version__:
+        told = f"flatcal {version}" if version else "no flatcal"
+        raise ClusterError(
+            "cluster",
+            f"{what} has {told}, the run is of {__version__}; install the same everywhere",
+        )
 
 
 class Cluster:
@@ -129,38 +155,33 @@ class Cluster:
         """Address of the Dask dashboard."""
         return str(self.client.dashboard_link)
 
+    def require_same_version(self) -> None:
+        """Refuse a scheduler or workers with another flatcal, before anything else is sent.
+
+        Raises
+        ------
+        ClusterError
+            It names both versions.
+        """
+        version = self.client.run_on_scheduler(_ask_version())
+        _require_version(f"the scheduler {self.client.scheduler.address}", version)
+        self.threads()
+
     def threads(self) -> list[int]:
         """Threads of each worker; none while there are no workers.
 
         Raises
         ------
         ClusterError
-            When a worker has another flatcal; it names both versions.
+            When a worker has come that has another flatcal.
         """
         threads = self.client.nthreads()
         if new := sorted(threads.keys() - self._checked):
-            self._require_same_version(new)
+            versions = self.client.run(_ask_version(), workers=new, on_error="ignore")
+            for address, version in versions.items():
+                _require_version(f"the worker {address}", version)
             self._checked.update(new)
         return list(threads.values())
-
-    def _require_same_version(self, workers: list[str]) -> None:
-        # Before anything else is sent: a worker without flatcal cannot even read it. A function
-        # within another goes as code, one of a module by name.
-        def ask() -> str | None:
-            try:
-                from flatcal._version import __version__ as version  # noqa: PLC0415
-            except ImportError:
-                return None
-            return version
-
-        for address, version in self.client.run(ask, workers=workers, on_error="ignore").items():
-            if version != __version__:
-                told = f"flatcal {version}" if version else "no flatcal"
-                raise ClusterError(
-                    "cluster",
-                    f"the worker {address} has {told}, the run is of {__version__}; install the "
-                    "same everywhere",
-                )
 
     def executor(
         self,
