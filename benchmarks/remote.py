@@ -25,6 +25,10 @@ from rich.table import Table
 
 from benchmarks.machine import describe_machine
 from benchmarks.s3 import BUCKET, Proxy, Request, environment, s3_server, upload
+from flatcal import build_plan, load_config, run_plan
+from flatcal.demo import simulate_nights
+from flatcal.index import find_frames
+from flatcal.verify import verify_output
 
 _STEPS = ("inspect", "plan", "run", "run again", "verify")
 
@@ -51,9 +55,6 @@ def main() -> int:
 
 
 def _measure(root: Path, *, small: bool, latency_s: float) -> int:
-    # Flatcal is not imported before it is needed, and never in the process that is timed twice.
-    from flatcal.demo import simulate_nights  # noqa: PLC0415
-
     night = next(simulate_nights(root / "night", "lfc", full_size=not small))
     sizes = [path.stat().st_size for path in night.raw.iterdir()]
     console = Console(highlight=False)
@@ -98,10 +99,6 @@ def _watch(
 
 def _work(raw: str, out: str, config: str) -> int:
     """Take a step for each line that comes, and say how long it took."""
-    from flatcal import build_plan, load_config, run_plan  # noqa: PLC0415
-    from flatcal.index import find_frames  # noqa: PLC0415
-    from flatcal.verify import verify_output  # noqa: PLC0415
-
     settings = load_config(config)
     plan = None
     for name in _STEPS:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 from typing import Any, Final
 
 from flatcal.camera import CameraSettings, Cards, KindRule, find_profile
 from flatcal.cards import as_number
 from flatcal.dialects import IN_CAMERA, read_testimonies
 from flatcal.errors import FrameError
+from flatcal.file_status import FileStatus
 from flatcal.frame import Caveat, Frame, Geometry, Kind, Setup, Storage
 from flatcal.geometry import geometry_of
 from flatcal.headers import HduInfo, scan_hdus
@@ -23,7 +23,7 @@ from flatcal.io import quiet_astropy
 from flatcal.kinds import kind_of, master_word
 from flatcal.notes import Notes
 from flatcal.state import ProcessingState
-from flatcal.storage import FileStatus, Place, status_of
+from flatcal.storage import Place, RemotePath, status_of
 
 _UNIT_WORDS: Final[dict[str, str]] = {
     **dict.fromkeys(("adu", "adus", "count", "counts", "dn", "ct"), "adu"),
@@ -62,7 +62,7 @@ def read_frame(
     """
     notes = Notes()
     printable = os.fsencode(file).decode(errors="backslashreplace")
-    if PurePosixPath(file).as_posix() != file or ".." in PurePosixPath(file).parts:
+    if isinstance(root, RemotePath) and not {"", ".", ".."}.isdisjoint(file.split("/")):
         error = Caveat("file-broken", "its name has an empty or dotted part; rename it")
         return Frame(printable, errors=(error,))
     if printable != file:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from flatcal.file_status import FileStatus
 from flatcal.section import Section
-from flatcal.storage import FileStatus
 
 
 class Kind(StrEnum):

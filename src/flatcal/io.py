@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from flatcal.errors import BrokenFileError, FlatcalError, FrameError, OutputError, StorageError
 from flatcal.frame import Storage
 from flatcal.headers import open_file, unzipping
-from flatcal.pixel_file import PixelFile, open_pixels
+from flatcal.pixel_file import PixelFile, RemotePixels, open_pixels
 from flatcal.storage import Place, RemotePath
 
 logger = logging.getLogger(__name__)
@@ -189,13 +189,13 @@ class RawFrame:
     def _hash_up_to(self, end: int | None) -> None:
         """Hash what has not been hashed up to a byte of the file, or to its end."""
         with naming(self.path), self._opened() as file:
-            room = memoryview(bytearray(_READ_BYTES))
             while end is None or self._hashed < end:
-                wanted = room if end is None else room[: end - self._hashed]
-                n_read = file.read_into(wanted, self._hashed)
+                n_bytes = _READ_BYTES if end is None else min(_READ_BYTES, end - self._hashed)
+                content = np.empty(n_bytes, np.uint8)
+                n_read = file.read_into(content.data, self._hashed)
                 if not n_read:
                     break
-                self._hash.update(wanted[:n_read])
+                self._hash.update(content[:n_read])
                 self._hashed += n_read
 
     @property
@@ -294,7 +294,7 @@ class RawFrame:
 
     def _open_hdus(self) -> fits.HDUList:
         """The file as astropy reads it, of a remote one what has been fetched already."""
-        if isinstance(self.path, RemotePath) and self._file is not None:
+        if isinstance(self._file, RemotePixels):
             return fits.open(unzipping(self._file.reader()), memmap=False)
         return open_fits(self.path)
 

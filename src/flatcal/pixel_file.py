@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
+from flatcal.file_status import FileStatus
 from flatcal.headers import open_file
 from flatcal.spool import SMALL_BYTES, SPOOLS, Spool
-from flatcal.storage import FileStatus, Place, RangeReader, RemotePath
+from flatcal.storage import Place, RangeReader, RemotePath
 
 
 class PixelFile(Protocol):
@@ -16,10 +17,6 @@ class PixelFile(Protocol):
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
         """Fill a buffer from a byte of the file on; give how many bytes there were."""
-        ...
-
-    def reader(self) -> Any:
-        """The file from its beginning, as astropy reads one."""
         ...
 
     def status(self) -> FileStatus:
@@ -72,10 +69,6 @@ class LocalPixels:
         """See `PixelFile`."""
         return os.preadv(self._descriptor, [buffer], offset)
 
-    def reader(self) -> IO[bytes]:
-        """See `PixelFile`."""
-        return self._file
-
     def status(self) -> FileStatus:
         """See `PixelFile`."""
         status = os.fstat(self._descriptor)
@@ -125,7 +118,7 @@ class RemotePixels:
         return bytes(content[: self._spool.read_into(memoryview(content), start)])
 
     def reader(self) -> RangeReader:
-        """See `PixelFile`."""
+        """The file from its beginning, as astropy reads one."""
         return RangeReader(self, self._size_bytes)
 
     def status(self) -> FileStatus:

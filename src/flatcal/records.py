@@ -6,8 +6,8 @@ from enum import StrEnum
 from typing import Final, Literal
 
 from flatcal.camera import Strict
+from flatcal.file_status import FileStatus
 from flatcal.frame import Caveat, Kind
-from flatcal.storage import FileStatus
 
 # The page of a run, in its output folder.
 REPORT: Final = "report.html"

@@ -22,7 +22,8 @@ from functools import cache
 from threading import Lock
 from typing import IO, Final
 
-from flatcal.storage import FileStatus, RemotePath
+from flatcal.file_status import FileStatus
+from flatcal.storage import RemotePath
 from flatcal.transfer import REQUESTS_AT_ONCE
 
 # A piece is fetched by one request: four bands of pixels as they are calibrated.

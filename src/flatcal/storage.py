@@ -18,10 +18,11 @@ from functools import cache
 from io import RawIOBase
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from flatcal.errors import ConfigError, StorageError
 from flatcal.extras import require_extra
+from flatcal.file_status import FileStatus
 from flatcal.transfer import REQUESTS_AT_ONCE, request
 
 _ADDRESS: Final = re.compile(r"(?P<protocol>[A-Za-z][A-Za-z0-9+.-]+)://(?P<rest>.*)", re.DOTALL)
@@ -37,24 +38,6 @@ _FIRST_WINDOW: Final = 4 * 2880
 _LARGEST_WINDOW: Final = 1 << 22
 # Files of twice this and more are uploaded in parts of this, two at once.
 _UPLOAD_BYTES: Final = 1 << 24
-
-
-class FileStatus(NamedTuple):
-    """What tells whether a file is as it was.
-
-    Attributes
-    ----------
-    size_bytes : int
-        Its size.
-    mtime_ns : int
-        Time of its last change in nanoseconds; 0 where a server does not tell.
-    etag : str
-        Tag that the server gives to its content; empty for a file of this machine.
-    """
-
-    size_bytes: int
-    mtime_ns: int
-    etag: str
 
 
 @dataclass(frozen=True, slots=True, order=True)

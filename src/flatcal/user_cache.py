@@ -21,7 +21,8 @@ from types import ModuleType
 from typing import Final
 
 from flatcal._version import __version__
-from flatcal.storage import FileStatus, RemotePath
+from flatcal.file_status import FileStatus
+from flatcal.storage import RemotePath
 
 logger = logging.getLogger(__name__)
 
