@@ -14,7 +14,7 @@ from benchmarks.plans import plan_masters, plan_night
 from benchmarks.settings import write_configs
 from flatcal import run_plan
 from flatcal.demo import simulate_nights
-from flatcal.simulate import make_detector
+from flatcal.simulate import make_detector, simulate_mosaic
 from flatcal.simulate.night import Exposure, write_frame
 
 # Beside the six flats of the simulated night, so that every loop is over ten.
@@ -36,6 +36,33 @@ def make_night(job: Job) -> None:
                 exposure = Exposure("flat", exposure_time_s, level_adu, band)
                 write_frame(detector, exposure, n_frames + number, night.raw)
         write_configs(night, made.config.read_text())
+
+
+def make_mosaic(job: Job) -> None:
+    """Simulate a night of two chips, in one file for each exposure and in one for each chip."""
+    night, chips = job.places.night("mosaic"), job.places.night("chips")
+    truths = simulate_mosaic("lfc", night.raw, 2, full_size=night.full_size)
+    camera = truths["CHIP1"].camera
+    first = camera.image_columns + camera.leak_columns + 1
+    settings = (
+        f'[camera]\noverscan_section = "[{first}:{camera.columns},1:{camera.rows}]"\n'
+        f'trim_section = "[1:{camera.image_columns},1:{camera.rows}]"\n'
+        f"gain_electron_per_adu = {camera.gain_electron_per_adu}\n"
+        f"read_noise_electron = {camera.read_noise_electron}\n"
+    )
+    for one in (night, chips):
+        one.folder.mkdir(parents=True, exist_ok=True)
+        write_configs(one, settings)
+    chips.raw.mkdir()
+    for path in sorted(night.raw.iterdir()):
+        with fits.open(path) as hdus:
+            for hdu in hdus[1:]:
+                header = hdus[0].header.copy(strip=True)
+                header.update(hdu.header.copy(strip=True))
+                header["INSTRUME"] = hdu.name  # so that they do not serve one another
+                fits.PrimaryHDU(hdu.data, header).writeto(
+                    chips.raw / f"{path.stem}_{hdu.name}.fits"
+                )
 
 
 def make_masters(job: Job) -> None:

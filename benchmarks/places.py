@@ -17,7 +17,7 @@ class Night:
     folder : Path
         Of the night.
     camera : str
-        'cg16m' or 'lfc'.
+        'cg16m' or 'lfc'; 'mosaic' for two chips in one file, 'chips' for the same in a file each.
     full_size : bool
         Whether the frames have their real size.
     """

@@ -167,9 +167,9 @@ COMBINE_N = Row(
 )
 
 
-def _run_night(name: str, *, planes: bool) -> Contender:
+def _run_night(name: str, *, planes: bool, night_of: str = "cg16m") -> Contender:
     def arguments(places: Places, out: Path) -> list[str]:
-        night = places.night("cg16m")
+        night = places.night(night_of)
         return ["run", str(night.raw), str(out), "-c", str(night.config(planes=planes))]
 
     return by_flatcal(name, arguments)
@@ -194,6 +194,21 @@ NIGHT = Row(
         agree(_NIGHT_DATA, "ccdproc", "science", limit=0.05, share=0.12, worst=50),
     ),
     (CG16M, _masters("cg16m", planes=False), need("make_plain_masters", camera="cg16m")),
+    most_rounds=3,
+)
+
+_MOSAIC, _CHIPS = "flatcal run, a file of two chips", "flatcal run, a file for each chip"
+
+MOSAIC = Row(
+    "mosaic",
+    "A night of two chips of 4128 x 2080, 23 exposures, in multi-extension files",
+    (
+        _run_night(_MOSAIC, planes=True, night_of="mosaic"),
+        _run_night(_CHIPS, planes=True, night_of="chips"),
+    ),
+    (Costs(_MOSAIC, _CHIPS, 1.1),),
+    (agree(_MOSAIC, _CHIPS, "masters", limit=0),),
+    (need("make_mosaic"),),
     most_rounds=3,
 )
 
@@ -268,6 +283,6 @@ CORES = Row(
 )
 
 ROWS = (
-    EXAMPLE_2_LOOP, EXAMPLE_2_PLANES, EXAMPLE_1_LOOP, COMBINE_10, COMBINE_N, NIGHT, NOTEBOOK,
-    INDEX, HELP, CORES,
+    EXAMPLE_2_LOOP, EXAMPLE_2_PLANES, EXAMPLE_1_LOOP, COMBINE_10, COMBINE_N, NIGHT, MOSAIC,
+    NOTEBOOK, INDEX, HELP, CORES,
 )  # fmt: skip

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
+from flatcal.extension import split_name
 from flatcal.frame import Kind
 
 Cards = Mapping[str, Any]
@@ -92,6 +93,21 @@ class AmplifierSettings(Strict):
     linear_to_adu: Number | None = Field(default=None, gt=0)
 
 
+class ExtensionSettings(Strict):
+    """What is known of one detector of a mosaic, over what is said of the whole camera.
+
+    Attributes
+    ----------
+    gain_electron_per_adu, read_noise_electron, saturation_adu, linear_to_adu : float or None
+        As in `CameraSettings`.
+    """
+
+    gain_electron_per_adu: Number | None = Field(default=None, gt=0)
+    read_noise_electron: Number | None = Field(default=None, ge=0)
+    saturation_adu: Number | None = Field(default=None, gt=0)
+    linear_to_adu: Number | None = Field(default=None, gt=0)
+
+
 class CameraSettings(Strict):
     """How a camera's headers are read and what is known of its detector.
 
@@ -123,6 +139,14 @@ class CameraSettings(Strict):
     amplifiers: tuple[AmplifierSettings, ...] | None = Field(
         default=None, description="one table for each amplifier, where several share an image"
     )
+    extensions: dict[str, ExtensionSettings] | None = Field(
+        default=None, description="detectors of a mosaic, by the names of their extensions"
+    )
+
+    def of_extension(self, name: str) -> CameraSettings:
+        """The settings with what is known of one detector of a mosaic."""
+        own = (self.extensions or {}).get(name)
+        return self if own is None else self.model_copy(update=own.model_dump(exclude_none=True))
 
     def overruled_by(self, other: CameraSettings) -> CameraSettings:
         """The settings with every value that `other` names taken from there."""
@@ -208,10 +232,16 @@ def find_profile_by_name(name: str) -> CameraProfile:
 
 
 def matches_file(pattern: str, file: str) -> bool:
-    """Whether a glob fits the path below the raw folder or its last part."""
-    return fnmatch.fnmatchcase(file, pattern) or fnmatch.fnmatchcase(
-        file.rsplit("/", 1)[-1], pattern
-    )
+    """Whether a glob fits the path below the raw folder or its last part.
+
+    One that ends in an extension, as in '*.fits[CHIP2]', fits that image alone; one without fits
+    all images of a file.
+    """
+    wanted, extension = split_name(pattern)
+    path, its_extension = split_name(file)
+    if extension and extension != its_extension:
+        return False
+    return fnmatch.fnmatchcase(path, wanted) or fnmatch.fnmatchcase(path.rsplit("/", 1)[-1], wanted)
 
 
 def card_matches(found: Any, wanted: str | float | bool) -> bool:

@@ -258,7 +258,9 @@ def verify(
 
 @app.command(epilog="Example: flatcal show OUT/masters/master_flat_V.fits -o flat.png")
 def show(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="FITS image.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="FITS image; FILE[CHIP2] for an extension.")
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="PNG", help="Picture to write.")
     ] = None,

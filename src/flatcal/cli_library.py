@@ -250,7 +250,7 @@ def _describe_kind(master: StoredMaster) -> str:
 
 def _describe_camera(master: StoredMaster) -> str:
     setup = master.setup
-    return ", ".join(filter(None, (setup.camera, setup.readout_mode, setup.gain_setting)))
+    return ", ".join(filter(None, (setup.name, setup.readout_mode, setup.gain_setting)))
 
 
 def _describe_image(master: StoredMaster) -> str:

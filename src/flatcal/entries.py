@@ -16,7 +16,7 @@ def describe_group(group: Group) -> str:
     """What the frames of a master have in common."""
     assert group.first.setup is not None
     n = group.n_frames
-    common = [group.first.setup.camera]
+    common = [group.first.setup.name]
     if group.kind is Kind.DARK:
         common.append(f"{group.exposure_time_s:g} s")
     if group.kind is Kind.FLAT:
@@ -70,6 +70,7 @@ def name_details(frame: Frame) -> list[str]:
     assert frame.setup is not None
     temperature = frame.set_temperature_c
     return [
+        frame.setup.detector and slug(frame.setup.detector),
         "" if temperature is None else f"{temperature:g}C",
         f"bin{frame.setup.binning[0]}x{frame.setup.binning[1]}",
         f"{frame.setup.shape[0]}x{frame.setup.shape[1]}",
@@ -128,7 +129,7 @@ def entry_of(
         filter=frame.filter,
         object=frame.object,
         date=frame.date,
-        camera=frame.setup.camera if frame.setup else "",
+        camera=frame.setup.name if frame.setup else "",
         shape=frame.setup.shape if frame.setup else None,
         unit=frame.setup.unit if frame.setup else "adu",
         steps=steps,

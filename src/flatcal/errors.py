@@ -40,6 +40,15 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "another version of flatcal. All processes of a cluster need the same flatcal, and see "
             "raw and output folder under the same paths. What is done is kept; run again to go on."
         ),
+        "colour-image": (
+            "The cube is an image in three colours, not a series of exposures: CTYPE3 says so, or "
+            "it has three planes and says nothing. Use the raw frames of one plane. If its planes "
+            "are exposures, split it into files, or have CTYPE3 = 'TIME' written."
+        ),
+        "cube": (
+            "The file is a cube of exposures. Each plane is a frame of its own, with an output of "
+            "its own; the exposure time of the header is taken as that of each plane."
+        ),
         "dark-exposure": (
             "No dark is as long as the frame within dark.tolerance_s, and none can be scaled. "
             "Take darks of that exposure time, add bias frames so that a longer dark can be "
@@ -149,8 +158,8 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "camera profile's sections allow."
         ),
         "image-type": (
-            "The file holds no two-dimensional image, one with more than two axes, or one so large "
-            "that it cannot come from a sensor."
+            "The file holds no two-dimensional image, one whose further axes are no exposures, or "
+            "one so large that it cannot come from a sensor."
         ),
         "kind-doubt": (
             "The level of this bias or dark is so far above that of its siblings that light must "
@@ -172,9 +181,6 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "comes with the extra that the message names."
         ),
         "mixed-binning": "Frames of different binning lie in the folder; each is matched apart.",
-        "multi-extension": (
-            "The file holds several images. Each frame must be one image for now; split the file."
-        ),
         "noise-unknown": (
             "Gain or read noise of the camera is not known, so calibrated frames carry no UNCERT "
             "plane, and that of masters comes from the scatter of their frames. "
@@ -201,6 +207,10 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
         "no-run": (
             "The folder holds no finished run: plan.json or run.json is not there, or was written "
             "by another version. Name the output folder of flatcal run."
+        ),
+        "other-images": (
+            "The file holds images besides those that are calibrated: previews, or planes whose "
+            "names say that they are no exposures (masks, weights, errors). They are left out."
         ),
         "output-busy": (
             "Another run is at work in the output folder. The message says which process on which "
@@ -246,6 +256,10 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "message says how it was understood, or that it is not used; name "
             "camera.overscan_section and camera.trim_section to decide it."
         ),
+        "amplifier-extensions": (
+            "Extensions of the file are amplifiers of one detector, as their CCDSEC tells. Each is "
+            "calibrated by itself and written back as an extension; they are not joined."
+        ),
         "already-calibrated": (
             "The header says that something was removed from the frame already, or that it was "
             "made of several frames. The message names the step, the program and the card. It is "
@@ -260,6 +274,10 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "Several amplifiers share this image, each with its own bias level and overscan, and "
             "the header does not tell which pixels are whose. Name them in camera.amplifiers, a "
             "table for each, or say camera.amplifiers = [] if there is one."
+        ),
+        "extension-failed": (
+            "Not one image of a file of several could be calibrated, so there is no output. Each "
+            "of them is named with what was wrong with it."
         ),
         "few-frames": (
             "A master bias or flat comes from fewer than three frames, so outliers in them cannot "

@@ -15,10 +15,12 @@ from flatcal.camera import CameraSettings, Cards, KindRule, find_profile
 from flatcal.cards import as_number
 from flatcal.dialects import IN_CAMERA, read_testimonies
 from flatcal.errors import FrameError
+from flatcal.extension import with_extension
 from flatcal.file_status import FileStatus
 from flatcal.frame import Caveat, Frame, Geometry, Kind, Setup, Storage
 from flatcal.geometry import geometry_of
 from flatcal.headers import HduInfo, scan_hdus
+from flatcal.images import Image, find_images
 from flatcal.io import quiet_astropy
 from flatcal.kinds import kind_of, master_word
 from flatcal.notes import Notes
@@ -32,17 +34,14 @@ _UNIT_WORDS: Final[dict[str, str]] = {
 _SENSOR_KEYS: Final = ("CCD-TEMP", "DET-TEMP", "TEMPDET")
 # A cooler that has settled keeps its sensor this near.
 _NEAR_SET_C: Final = 3.0
-# More than any sensor has; and more to a byte than noise leaves in any packed image.
-_MAX_PIXELS: Final = 10**11
-_MAX_PACKING: Final = 10_000
 _TO_SECONDS: Final = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 _DECIMAL_COMMA: Final = re.compile(r"[+-]?\d+,\d+(?:[eEdD][+-]?\d+)?")
 
 
-def read_frame(
+def read_frames(
     root: Place, file: str, overrides: CameraSettings, rules: Sequence[KindRule]
-) -> Frame:
-    """Read the header of one file into a `Frame`.
+) -> tuple[Frame, ...]:
+    """Read the headers of one file into its frames: one for each exposure that it holds.
 
     Parameters
     ----------
@@ -57,30 +56,47 @@ def read_frame(
 
     Returns
     -------
-    Frame
-        With `errors` where the frame cannot be used; it is never left out.
+    tuple of Frame
+        One at the least, with `errors` where it cannot be used; none is left out.
     """
     notes = Notes()
     printable = os.fsencode(file).decode(errors="backslashreplace")
     if isinstance(root, RemotePath) and not {"", ".", ".."}.isdisjoint(file.split("/")):
         error = Caveat("file-broken", "its name has an empty or dotted part; rename it")
-        return Frame(printable, errors=(error,))
+        return (Frame(printable, errors=(error,)),)
     if printable != file:
         error = Caveat("file-broken", "the name of the file is not UTF-8 text; rename it")
-        return Frame(printable, errors=(error,))
+        return (Frame(printable, errors=(error,)),)
     hdus, status = _open(root / file, notes)
     if status is None or _is_product(hdus, notes):
-        return Frame(file, errors=tuple(notes.errors))
-    image = _find_image(hdus, notes)
-    if image is None:
-        return Frame(file, errors=tuple(notes.errors))
-    _check_complete(image, notes)
-    cards = _merged_cards(hdus, image)
+        return (Frame(file, errors=tuple(notes.errors)),)
+    images = find_images(hdus, notes)
+    if not images:
+        return (Frame(file, errors=tuple(notes.errors)),)
+    return tuple(
+        _read_image(file, hdus[0], image, status, overrides, rules, notes.copy())
+        for image in images
+    )
+
+
+def _read_image(
+    file: str,
+    primary: HduInfo,
+    image: Image,
+    status: FileStatus,
+    overrides: CameraSettings,
+    rules: Sequence[KindRule],
+    notes: Notes,
+) -> Frame:
+    """The facts of one image of a file, of which the notes are those of the whole file."""
+    # The image's cards over those of the primary header.
+    cards = {**primary.cards, **image.hdu.cards}
     profile = find_profile(cards)
     settings: CameraSettings = profile.overruled_by(overrides)
+    name = with_extension(file, image.name)
     if master := master_word(cards, settings):
         text = f"{master}: this is a master, not a raw frame; use what it was made from"
-        return Frame(file, errors=(Caveat("already-calibrated", text),))
+        return Frame(name, errors=(Caveat("already-calibrated", text),))
     shape = _shape(cards)
     exposure = _exposure_time(cards, settings, notes)
     kind, reason = kind_of(file, cards, settings, (*rules, *profile.kinds), exposure, notes)
@@ -90,10 +106,11 @@ def read_frame(
     sensor = as_number(_first(cards, _SENSOR_KEYS)[1])
     if set_point is not None and sensor is not None and abs(sensor - set_point) > _NEAR_SET_C:
         notes.caveat("temperature-off", f"sensor at {sensor:g} C, cooler set to {set_point:g} C")
+    settings = settings.of_extension(image.name)
     geometry = geometry_of(cards, shape, profile, settings, overrides, notes)
     _warn_of_unknown_noise(geometry, notes)
     return Frame(
-        file=file,
+        file=name,
         kind=kind,
         kind_reason=reason,
         exposure_time_s=0.0 if exposure is None and kind is Kind.BIAS else exposure,
@@ -110,13 +127,9 @@ def read_frame(
             gain_setting=_all_of(cards, settings.gain_setting_keyword),
             unit=_unit(cards, settings, notes),
             pedestal_adu=_pedestal(cards, notes),
+            detector=image.name if image.is_extension else "",
         ),
-        storage=Storage(
-            hdu=image.index,
-            data_offset=image.data_offset,
-            plain_uint16=_is_plain_uint16(image),
-            **status._asdict(),
-        ),
+        storage=_storage(image, shape, status),
         geometry=geometry,
         caveats=tuple(notes.caveats),
         errors=tuple(notes.errors),
@@ -161,55 +174,21 @@ def _open(path: Place, notes: Notes) -> tuple[tuple[HduInfo, ...], FileStatus | 
         return (), None
 
 
-def _dimensions(hdu: HduInfo) -> int:
-    if hdu.index > 0 and not hdu.compressed and hdu.cards.get("XTENSION") != "IMAGE":
-        return 0
-    axes = hdu.cards.get("NAXIS", 0)
-    return axes if isinstance(axes, int) else 0
-
-
-def _find_image(hdus: Sequence[HduInfo], notes: Notes) -> HduInfo | None:
-    images = [hdu for hdu in hdus if _dimensions(hdu) > 0]
-    if len(images) > 1:
-        notes.error("multi-extension", f"{len(images)} images in one file; split it first")
-        return None
-    if not images or _dimensions(images[0]) != 2:
-        axes = _dimensions(images[0]) if images else 0
-        notes.error("image-type", f"an image of 2 axes is needed, the file's has {axes}")
-        return None
-    columns, rows = (images[0].cards.get(keyword) for keyword in ("NAXIS1", "NAXIS2"))
-    if not all(isinstance(size, int) and size > 0 for size in (columns, rows)):
-        notes.error("image-type", f"an image of {rows!r} rows x {columns!r} columns has no pixels")
-        return None
-    return images[0]
-
-
-def _check_complete(image: HduInfo, notes: Notes) -> None:
-    rows, columns = _shape(image.cards)
-    if image.stored_bytes < image.data_bytes:
-        notes.error(
-            "file-broken",
-            f"the file holds {image.stored_bytes} bytes of pixels, its header announces "
-            f"{image.data_bytes}; copy it again",
-        )
-    elif image.compressed and image.zipped:
-        # Each of its tiles would be sought from the first byte of the file.
-        notes.error("file-broken", "a packed image in a zipped file; unzip the file first")
-    elif rows * columns > min(_MAX_PIXELS, _MAX_PACKING * image.data_bytes):
-        notes.error(
-            "image-type",
-            f"an image of {rows} x {columns} pixels in {image.data_bytes} bytes is none of a "
-            "sensor; leave the file out",
-        )
-
-
-def _merged_cards(hdus: Sequence[HduInfo], image: HduInfo) -> dict[str, Any]:
-    """The image's cards over those of the primary header."""
-    return {**hdus[0].cards, **image.cards}
-
-
 def _shape(cards: Cards) -> tuple[int, int]:
     return int(float(cards["NAXIS2"])), int(float(cards["NAXIS1"]))
+
+
+def _storage(image: Image, shape: tuple[int, int], status: FileStatus) -> Storage:
+    offset, plain = image.hdu.data_offset, _is_plain_uint16(image.hdu)
+    if plain and image.plane is not None:
+        offset += image.plane * shape[0] * shape[1] * 2
+    return Storage(
+        hdu=image.hdu.index,
+        data_offset=offset,
+        plain_uint16=plain,
+        plane=image.plane,
+        **status._asdict(),
+    )
 
 
 def _is_plain_uint16(image: HduInfo) -> bool:

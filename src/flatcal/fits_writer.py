@@ -14,6 +14,7 @@ import numpy as np
 from astropy.io import fits
 from numpy.typing import NDArray
 
+from flatcal.extension import plane_key
 from flatcal.fits_checksum import CARD_BYTES, RunningSum, add_checksums
 from flatcal.io import replacing
 from flatcal.storage import Place
@@ -22,8 +23,9 @@ Array = NDArray[Any]
 
 FITS_BLOCK = 2880
 
-# Cards of the structure of a file, and the checksums.
+# Cards of the structure of a file, and the checksums; and those that an extension has besides.
 _OWN_CARDS = 9
+_EXTENSION_CARDS = 4
 
 # Bytes that are swapped and written at once.
 _SWAPPED_BYTES = 1 << 19
@@ -32,7 +34,7 @@ _SWAPPED_BYTES = 1 << 19
 class ImageWriter:
     """An output that is written in bands of rows, its headers last: they tell what was found.
 
-    A primary image and extensions, each with checksums; UNCERT and MASK are as CCDData reads them.
+    An image and its other planes, each with checksums; UNCERT and MASK are as CCDData reads them.
 
     Parameters
     ----------
@@ -46,6 +48,15 @@ class ImageWriter:
         Rows and columns.
     dtypes : mapping of str to dtype
         Names and types of the planes, the first that of the primary image.
+    extension : str
+        Of an output of several images which one it is; empty where the image is the primary one.
+    start : int
+        Byte at which it begins.
+
+    Attributes
+    ----------
+    end : int
+        Byte at which it ends.
     """
 
     def __init__(
@@ -55,27 +66,43 @@ class ImageWriter:
         n_more_cards: int,
         shape: tuple[int, int],
         dtypes: Mapping[str, Any],
+        extension: str = "",
+        start: int = 0,
     ) -> None:
         self._file = file
+        self._extension = extension
         # For their shape and type: an image of one value takes no memory.
         (_, self._image), *others = (
             (name, np.broadcast_to(np.zeros((), dtype), shape)) for name, dtype in dtypes.items()
         )
-        self._extensions = [fits.ImageHDU(image, name=name) for name, image in others]
-        for hdu in self._extensions:
-            if hdu.name == "UNCERT":
+        self._extensions = [self._as_extension(image, name) for name, image in others]
+        for (name, _), hdu in zip(others, self._extensions, strict=True):
+            if name == "UNCERT":
                 hdu.header["UTYPE"] = ("StdDevUncertainty", "standard deviation per pixel")
                 hdu.header["BUNIT"] = header["BUNIT"]
-        self._places: list[_Place] = []
-        end = 0
+        self._places: list[HduPlace] = []
+        self.end = start
+        n_more_cards += _EXTENSION_CARDS if extension else 0
         for its_header, image, n_more in (
             (header, self._image, n_more_cards),
             *((hdu.header, hdu.data, 0) for hdu in self._extensions),
         ):
-            self._places.append(_Place(end, its_header, n_more, image.dtype, shape))
-            end = self._places[-1].end
+            self._places.append(HduPlace(self.end, its_header, n_more, image.dtype, shape))
+            self.end = self._places[-1].end
         # What is never written is zero, as the padding has to be.
-        file.truncate(end)
+        file.truncate(self.end)
+
+    def _as_extension(
+        self, image: Array, plane: str, header: fits.Header | None = None
+    ) -> fits.ImageHDU:
+        if not self._extension:
+            return fits.ImageHDU(image, name=plane)
+        name, version = plane_key(self._extension, plane)
+        hdu = fits.ImageHDU(image, header, name=name)
+        hdu.header["EXTNAME"] = (name, "extension name")  # astropy has put it in capitals
+        if "," in self._extension:
+            hdu.ver = version
+        return hdu
 
     def write(self, *planes: Array) -> None:
         """Write the next rows of all planes.
@@ -94,16 +121,19 @@ class ImageWriter:
         Parameters
         ----------
         header : Header
-            That of the primary image as it is now.
+            That of the image as it is now.
         """
-        primary = fits.PrimaryHDU(self._image, header)
-        if self._extensions:
-            primary.header.set("EXTEND", True, after="NAXIS2")
-        for place, hdu in zip(self._places, (primary, *self._extensions), strict=True):
+        if self._extension:
+            first = self._as_extension(self._image, "PRIMARY", header)
+        else:
+            first = fits.PrimaryHDU(self._image, header)
+            if self._extensions:
+                first.header.set("EXTEND", True, after="NAXIS2")
+        for place, hdu in zip(self._places, (first, *self._extensions), strict=True):
             place.write_header(self._file, hdu.header)
 
 
-class _Place:
+class HduPlace:
     """Where an HDU lies in a file, and how much of it has been written."""
 
     def __init__(

@@ -43,7 +43,7 @@ class Storage:
     hdu : int
         Index of the image HDU.
     data_offset : int
-        Byte at which its data begin.
+        Byte at which its data begin, or those of its plane.
     plain_uint16 : bool
         True for uncompressed big-endian 16-bit integers with BZERO 32768, which the kernels
         decode; everything else is decoded by astropy.
@@ -51,6 +51,8 @@ class Storage:
         Size and modification time of the file when its header was read.
     etag : str
         Tag that a server gave to its content; empty for a file of this machine.
+    plane : int or None
+        Which plane of a cube it is, from 0; None for an image of two axes.
     """
 
     hdu: int
@@ -59,6 +61,7 @@ class Storage:
     size_bytes: int
     mtime_ns: int
     etag: str = ""
+    plane: int | None = None
 
     @property
     def stamp(self) -> FileStatus:
@@ -183,6 +186,8 @@ class Setup:
         'adu' or 'electron'.
     pedestal_adu : float
         PEDESTAL: the constant that takes off what software has added to all pixels.
+    detector : str
+        Which of the detectors of a mosaic it is, by its extension; empty where there is one.
     """
 
     camera: str
@@ -192,6 +197,12 @@ class Setup:
     gain_setting: str
     unit: str
     pedestal_adu: float = 0.0
+    detector: str = ""
+
+    @property
+    def name(self) -> str:
+        """The camera, and which of its detectors."""
+        return f"{self.camera} {self.detector}" if self.detector else self.camera
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +212,8 @@ class Frame:
     Attributes
     ----------
     file : str
-        Path below the raw folder, with '/' between its parts.
+        Path below the raw folder, with '/' between its parts; of one image of several with its
+        extension, see `flatcal.extension`.
     kind : Kind or None
         None when nothing tells the kind.
     kind_reason : str

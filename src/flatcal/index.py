@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from flatcal.errors import FrameError
-from flatcal.facts import read_frame
+from flatcal.facts import read_frames
 from flatcal.frame import Frame
 from flatcal.header_cache import remembered_units
 from flatcal.headers import FITS_SUFFIXES, HduInfo, Scanner, StrPath, scanning_by
@@ -31,7 +31,8 @@ def find_frames(raw: str | Place, config: Config) -> tuple[Frame, ...]:
     Returns
     -------
     tuple of Frame
-        In the order of their paths. A file that cannot be read is there with its error.
+        In the order of their paths, and of the images in a file. A file that cannot be read is
+        there with its error.
 
     Raises
     ------
@@ -47,7 +48,11 @@ def find_frames(raw: str | Place, config: Config) -> tuple[Frame, ...]:
     else:
         files = sorted(_fits_files(root))
     with remembered_units(root) as scan, scanning_by(_scan_ahead(scan, root, files)):
-        frames = tuple(read_frame(root, file, config.camera, config.kinds) for file in files)
+        frames = tuple(
+            frame
+            for file in files
+            for frame in read_frames(root, file, config.camera, config.kinds)
+        )
     if not frames:
         raise FrameError(
             "empty-folder",

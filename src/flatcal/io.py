@@ -276,7 +276,10 @@ class RawFrame:
                     hdus = self._open_hdus()
             try:
                 # Whole rows: astropy reads a section with fewer columns row by row.
-                band = hdus[self.storage.hdu].section[rows, :]
+                hdu, plane = hdus[self.storage.hdu], self.storage.plane
+                # Axes beyond the third have a length of 1.
+                before = () if plane is None else (*(0,) * (len(hdu.shape) - 3), plane)
+                band = hdu.section[(*before, rows, slice(None))]
             finally:
                 if self._stays_open:
                     self._hdus = hdus

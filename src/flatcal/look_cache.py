@@ -16,6 +16,7 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from flatcal import io, survey, user_cache
+from flatcal.extension import file_of
 from flatcal.frame import Frame
 from flatcal.section import format_sections
 from flatcal.storage import Place
@@ -103,7 +104,7 @@ def _ask(raw: Place, frame: Frame) -> _Asked | None:
     assert frame.storage is not None
     assert frame.geometry is not None
     try:
-        stamp = user_cache.stamp_of(raw / frame.file, frame.storage.stamp)
+        stamp = user_cache.stamp_of(raw / file_of(frame.file), frame.storage.stamp)
     except OSError:
         return None
     kept = format_sections(frame.geometry.data_sections)

@@ -6,6 +6,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from flatcal.extension import split_name
+
 _SUFFIX = re.compile(r"\.(fits?|fts)(\.(fz|gz))?$", re.IGNORECASE)
 # What some file system does not take in a name.
 _UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f\x7f]')
@@ -20,8 +22,14 @@ def slug(text: str) -> str:
 
 
 def stem(file: str) -> str:
-    """Last part of a path without its FITS suffix."""
-    return _SUFFIX.sub("", file.rsplit("/", 1)[-1])
+    """Last part of a path without its FITS suffix; of a plane of a cube with its number."""
+    return _without_suffix(file).rsplit("/", 1)[-1]
+
+
+def _without_suffix(name: str) -> str:
+    file, extension = split_name(name)
+    plain = _SUFFIX.sub("", file)
+    return f"{plain}_{slug(extension)}" if extension else plain
 
 
 def output_names(files: Sequence[str], prefix: str) -> list[str]:
@@ -34,7 +42,7 @@ def output_names(files: Sequence[str], prefix: str) -> list[str]:
     Parameters
     ----------
     files : sequence of str
-        Paths below the raw folder.
+        Paths below the raw folder, or names of planes of cubes in them.
     prefix : str
         For example 'flat'.
 
@@ -46,7 +54,7 @@ def output_names(files: Sequence[str], prefix: str) -> list[str]:
     names = [stem(file) for file in files]
     counts = Counter(name.casefold() for name in names)
     full = [
-        _safe(name if counts[name.casefold()] == 1 else _SUFFIX.sub("", file))
+        _safe(name if counts[name.casefold()] == 1 else _without_suffix(file))
         for name, file in zip(names, files, strict=True)
     ]
     prefixed = [name if name.startswith(f"{prefix}-") else f"{prefix}-{name}" for name in full]

@@ -12,6 +12,12 @@ class Notes:
         self.caveats: list[Caveat] = []
         self.errors: list[Caveat] = []
 
+    def copy(self) -> Notes:
+        """The same caveats and errors, to which others may be added."""
+        other = Notes()
+        other.caveats, other.errors = [*self.caveats], [*self.errors]
+        return other
+
     def caveat(self, slug: str, text: str) -> None:
         self.caveats.append(Caveat(slug, text))
 

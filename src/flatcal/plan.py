@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from flatcal.camera import Strict
 from flatcal.errors import ConfigError
+from flatcal.extension import file_of
 from flatcal.frame import Caveat, Detector, Kind, Setup, Storage
 from flatcal.recipe import Config
 from flatcal.section import parse_sections, shape_of_sections
@@ -74,7 +75,8 @@ class FramePlan(Strict):
     Attributes
     ----------
     file : str
-        Path below the raw folder.
+        Path below the raw folder; of one image of several with its extension, as in
+        'm001.fits[CHIP2]'.
     kind : Kind or None
         Its kind; None when it is not known.
     kind_reason : str
@@ -96,7 +98,7 @@ class FramePlan(Strict):
     steps : tuple of Step
         In this order.
     output : str or None
-        File below the output folder.
+        File below the output folder; of one image of several with its extension.
     part_of : str or None
         Name of the master that the frame goes into.
     reason : str
@@ -256,7 +258,7 @@ class Plan(Strict):
         return next(master for master in self.masters if master.name == name)
 
     def find_frame(self, name: str) -> FramePlan:
-        """The frame of that path below the raw folder, or of that file name.
+        """The frame of that path below the raw folder, or of that file name alone.
 
         Raises
         ------
@@ -264,11 +266,14 @@ class Plan(Strict):
             When there is none, or more than one.
         """
         exact = [frame for frame in self.frames if frame.file == name]
-        found = exact or [f for f in self.frames if Path(f.file).name == Path(name).name]
+        last = Path(name).name
+        found = exact or [
+            f for f in self.frames if last in (Path(f.file).name, Path(file_of(f.file)).name)
+        ]
         if len(found) == 1:
             return found[0]
         files = ", ".join(frame.file for frame in found[:3])
-        told = f"several files are called so: {files}" if found else f"no such file in {self.raw}"
+        told = f"several frames are called so: {files}" if found else f"no such file in {self.raw}"
         raise ConfigError("plan-file", f"{name}: {told}")
 
 
@@ -325,6 +330,6 @@ def _has_changed(raw: Place, frame: FramePlan) -> bool:
     if frame.storage is None:
         return False
     try:
-        return status_of(raw / frame.file) != frame.storage.stamp
+        return status_of(raw / file_of(frame.file)) != frame.storage.stamp
     except OSError:
         return True

@@ -19,6 +19,7 @@ from flatcal.entries import (
     name_details,
     stored_name,
 )
+from flatcal.extension import file_of, with_extension
 from flatcal.frame import Caveat, Frame, Kind, Setup
 from flatcal.index import find_frames
 from flatcal.kinds import word_in_name
@@ -138,6 +139,9 @@ class _Planner:
         good = [f for f in frames if not f.errors and config.exclusion(f.file) is None]
         self.bias_groups = group_bias(_of(Kind.BIAS, good), config.dark)
         self.dark_groups = group_darks(_of(Kind.DARK, good), config.dark)
+        self.darks_of: dict[str, list[Group]] = {}
+        for group in self.dark_groups:
+            self.darks_of.setdefault(_detector_of(group.first), []).append(group)
         self.nonlinear = find_nonlinear(self.dark_groups, see(frames, looks), config.dark)
         self.names: dict[int, str] = {}
         self._name(self.bias_groups, ["master_bias"] * len(self.bias_groups))
@@ -161,6 +165,11 @@ class _Planner:
             self.flat_groups,
             [f"master_flat_{slug(group.first.filter)}" for group in self.flat_groups],
         )
+        self.group_of = {
+            frame.file: group
+            for group in (*self.bias_groups, *self.dark_groups, *self.flat_groups)
+            for frame in group.frames
+        }
 
     def _name(self, groups: Sequence[Group], bases: Sequence[str]) -> None:
         names = distinct(bases, [name_details(group.first) for group in groups])
@@ -177,7 +186,7 @@ class _Planner:
     def _choose(self, frame: Frame) -> DarkChoice | Caveat | None:
         """The dark, None for going without, or the refusal."""
         bias = self._bias(frame)
-        choice = choose_dark(frame, self.dark_groups, bias, self.config.dark, self.nonlinear)
+        choice = choose_dark(frame, self._darks(frame), bias, self.config.dark, self.nonlinear)
         stored = self._stored(Kind.DARK, frame)
         if isinstance(choice, Caveat) and stored:
             # What the darks of the night say of the camera holds for those of the library too.
@@ -195,10 +204,14 @@ class _Planner:
             return Caveat("no-bias", text)
         return None
 
+    def _darks(self, frame: Frame) -> Sequence[Group]:
+        """The darks of its detector; all that there are where it has none, for a refusal."""
+        return self.darks_of.get(_detector_of(frame), self.dark_groups)
+
     def _nonlinear_figures(self, frame: Frame) -> str:
         """Why darks of the set-up and temperature of a frame cannot be scaled, or nothing."""
         tolerance_c = self.config.dark.temperature_tolerance_c
-        for group in self.dark_groups:
+        for group in self._darks(frame):
             alike = same_setup(frame, group.first)
             if alike and same_temperature(frame, group.first, tolerance_c):
                 return self.nonlinear.get(id(group), "")
@@ -286,11 +299,7 @@ class _Planner:
     def plan(self, raw: Place) -> Plan:
         """Put everything together."""
         outputs = self._outputs()
-        members = {
-            frame.file: self.names[id(group)]
-            for group in (*self.bias_groups, *self.dark_groups, *self.flat_groups)
-            for frame in group.frames
-        }
+        members = {file: self.names[id(group)] for file, group in self.group_of.items()}
         frames = tuple(
             self._frame_plan(frame, outputs.get(frame.file), members.get(frame.file))
             for frame in self.frames
@@ -324,9 +333,16 @@ class _Planner:
     def _outputs(self) -> dict[str, str]:
         outputs: dict[str, str] = {}
         for kind, folder in ((Kind.FLAT, "flats"), (Kind.SCIENCE, "science")):
-            files = [frame.file for frame in self.targets if frame.kind is kind]
-            names = output_names(files, kind.value)
-            outputs |= {file: f"{folder}/{name}" for file, name in zip(files, names, strict=True)}
+            frames = [frame for frame in self.targets if frame.kind is kind]
+            # The images of a mosaic go into one file, the planes of a cube into one each.
+            files = list(dict.fromkeys(map(_file_of_output, frames)))
+            names = dict(zip(files, output_names(files, kind.value), strict=True))
+            outputs |= {
+                frame.file: with_extension(
+                    f"{folder}/{names[_file_of_output(frame)]}", _detector_of(frame)
+                )
+                for frame in frames
+            }
         return outputs
 
     def _masters(self) -> list[MasterPlan]:
@@ -371,11 +387,10 @@ class _Planner:
             return entry_of(frame, "refuse", reason=frame.errors[0].text)
         if frame.kind in (Kind.BIAS, Kind.DARK):
             master = f"averaged into {part_of}"
-            few = self._few_frames(frame, self.bias_groups)
-            few += self._useless_rejection(frame, (*self.bias_groups, *self.dark_groups))
+            few = self._few_frames(frame) + self._useless_rejection(frame)
             return entry_of(frame, "combine", part_of=part_of, reason=master, caveats=few)
         choice = self.choices[frame.file]
-        darks = (*self.dark_groups, *self._stored(Kind.DARK, frame))
+        darks = (*self._darks(frame), *self._stored(Kind.DARK, frame))
         considered = explain_darks(frame, darks, choice, self.config.dark)
         if isinstance(choice, Caveat):
             return entry_of(
@@ -385,8 +400,7 @@ class _Planner:
         caveats = choice.caveats if choice is not None else ()
         if choice is None and self.config.dark.required is False:
             caveats = (Caveat("no-dark", "calibrated without a dark, as asked"),)
-        caveats += self._few_frames(frame, self.flat_groups)
-        caveats += self._useless_rejection(frame, self.flat_groups)
+        caveats += self._few_frames(frame) + self._useless_rejection(frame)
         if frame.kind is Kind.SCIENCE:
             stored = self._stored(Kind.FLAT, frame)
             flat = choose_flat(frame, self.flat_groups) or choose_flat(frame, stored)
@@ -408,17 +422,20 @@ class _Planner:
             considered=considered, reason="; ".join(step.reason for step in steps[-2:]),
         )  # fmt: skip
 
-    def _few_frames(self, frame: Frame, groups: Sequence[Group]) -> tuple[Caveat, ...]:
-        """A caveat for a frame whose group is too small for outliers to be rejected."""
-        for group in groups:
-            if frame in group.frames and len(group.frames) < ENOUGH_TO_REJECT:
-                text = f"{self.names[id(group)]} is made of fewer than {ENOUGH_TO_REJECT} frames"
-                return (Caveat("few-frames", f"{text}; outliers in them are not rejected"),)
-        return ()
+    def _few_frames(self, frame: Frame) -> tuple[Caveat, ...]:
+        """A caveat for a frame whose group is too small for outliers to be rejected.
 
-    def _useless_rejection(self, frame: Frame, groups: Sequence[Group]) -> tuple[Caveat, ...]:
+        That a dark stands alone is told to the frames that need it.
+        """
+        group = self.group_of.get(frame.file)
+        if group is None or group.kind is Kind.DARK or len(group.frames) >= ENOUGH_TO_REJECT:
+            return ()
+        text = f"{self.names[id(group)]} is made of fewer than {ENOUGH_TO_REJECT} frames"
+        return (Caveat("few-frames", f"{text}; outliers in them are not rejected"),)
+
+    def _useless_rejection(self, frame: Frame) -> tuple[Caveat, ...]:
         """A caveat for a frame of whose group the settings can reject nothing."""
-        group = next((group for group in groups if frame in group.frames), None)
+        group = self.group_of.get(frame.file)
         if group is None or len(group.frames) < ENOUGH_TO_REJECT:
             return ()
         name = self.names[id(group)]
@@ -442,6 +459,16 @@ class _Planner:
             told += " (there are no flats); take flats"
         error = Caveat("no-flat", f"{told}, or set science.flat_required = false")
         return entry_of(frame, "refuse", errors=(error,), reason=error.text)
+
+
+def _detector_of(frame: Frame) -> str:
+    """Which detector of a mosaic it is; empty where there is one."""
+    return frame.setup.detector if frame.setup else ""
+
+
+def _file_of_output(frame: Frame) -> str:
+    """What an output file is named after."""
+    return file_of(frame.file) if _detector_of(frame) else frame.file
 
 
 def _of(kind: Kind, frames: Sequence[Frame]) -> list[Frame]:

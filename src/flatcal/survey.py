@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flatcal.errors import FlatcalError, StorageError
+from flatcal.extension import file_of
 from flatcal.frame import Detector, Frame, Geometry
 from flatcal.io import RawFrame, decode
 from flatcal.section import Section, assemble_sections
@@ -150,7 +151,7 @@ def _try_to_look(raw: Place, frame: Frame) -> Look | None:
     assert frame.storage is not None
     assert frame.setup is not None
     try:
-        with RawFrame(raw / frame.file, frame.storage, frame.setup.shape) as pixels:
+        with RawFrame(raw / file_of(frame.file), frame.storage, frame.setup.shape) as pixels:
             return _look(pixels, frame)
     except StorageError:
         raise

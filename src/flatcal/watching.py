@@ -15,6 +15,7 @@ from typing import Final
 from flatcal.engine.result import RunResult
 from flatcal.engine.run import run_plan
 from flatcal.errors import FrameError
+from flatcal.extension import file_of
 from flatcal.frame import Frame, Kind
 from flatcal.index import find_frames
 from flatcal.io import write_text
@@ -128,7 +129,7 @@ def _frames_there(raw: Path, config: Config) -> Sequence[Frame]:
 
 def _stamp(raw: Path, file: str) -> _Stamp | None:
     try:
-        status = (raw / file).stat()
+        status = (raw / file_of(file)).stat()
     except OSError:  # it is gone again, as temporary files go
         return None
     return status.st_size, status.st_mtime_ns

@@ -16,6 +16,7 @@ from pathlib import Path
 import dask.config
 import numpy as np
 import pytest
+from astropy.io import fits
 from processes import Processes, free_port
 
 from flatcal._version import __version__
@@ -130,6 +131,30 @@ def test_either_engine_goes_on_where_the_other_has_ended(small, shared, tmp_path
     assert outputs(out) == whole
 
 
+def test_files_of_several_images_and_cubes_make_the_bytes_of_threads(shared, tmp_path):
+    """Of one science file an image has no dark: it fails, and the others are written."""
+    raw, rng = tmp_path / "raw", np.random.default_rng(6)
+    raw.mkdir()
+    for kind, (exposure, level) in NIGHT.items():
+        header = fits.Header({"IMAGETYP": kind, "EXPTIME": exposure, "BUNIT": "adu", "FILTER": "V"})
+        for n in range(3):
+            chips = ("A", "B", "C") if (kind, n) == ("LIGHT", 1) else ("A", "B")
+            images = [
+                fits.ImageHDU(rng.normal(level, 10, (300, 200)).astype(np.uint16), name=chip)
+                for chip in chips
+            ]
+            file = raw / f"{kind.lower()}{n}.fits"
+            fits.HDUList([fits.PrimaryHDU(header=header), *images]).writeto(file)
+        cube = rng.normal(level, 10, (4, 100, 200)).astype(np.uint16)
+        fits.PrimaryHDU(cube, header).writeto(raw / f"{kind.lower()}-cube.fits")
+    plan = small_plan(raw)
+    result = run_plan(plan, tmp_path / "threads")
+    assert [o.file for o in result.failed] == ["light1.fits[C]"]
+    run_plan(plan, tmp_path / "dask", engine="dask", scheduler=shared.address)
+    assert outputs(tmp_path / "dask") == outputs(tmp_path / "threads")
+    assert run_plan(plan, tmp_path / "dask", engine="dask", scheduler=shared.address).made == ()
+
+
 def test_what_fails_on_threads_fails_alike_on_workers(small, shared, tmp_path):
     """Frames that break after planning, an output that is somebody's, flats without a dark."""
     plan = small_plan(small)
@@ -240,12 +265,12 @@ def test_an_output_that_ends_its_workers_fails_alone(small, tmp_path):
     deadly = tmp_path / "deadly.py"
     deadly.write_text(
         "import os, flatcal.engine.cluster_tasks as tasks\n"
-        "whole = getattr(tasks, 'whole', tasks.work_on_frame)  # this may be loaded twice\n"
+        "whole = getattr(tasks, 'whole', tasks.do_task)  # this may be loaded twice\n"
         "def work(bench, task):\n"
         "    if task.do == 'write' and task.frame.file == 'light1.fits':\n"
         "        os.kill(os.getpid(), 9)\n"
         "    return whole(bench, task)\n"
-        "tasks.whole, tasks.work_on_frame = whole, work\n"
+        "tasks.whole, tasks.do_task = whole, work\n"
     )
     # The first death makes suspects of all that a worker has; the second is proof.
     with Processes(tmp_path, DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="0") as own:

@@ -22,6 +22,8 @@ from astropy.io import fits
 from typer.testing import CliRunner
 
 from flatcal.cli import app
+from flatcal.simulate import simulate_mosaic
+from flatcal.simulate.night import Exposure
 
 ROOT = Path(__file__).parents[2]
 ROWS, COLUMNS, WIDTH = 1024, 1024, 1056
@@ -116,6 +118,16 @@ def sections_in_header(raw: Path) -> None:
         fits.setval(path, "TRIMSEC", value="[1:1024,1:1024]")
 
 
+def night_of_a_mosaic(raw: Path) -> None:
+    for path in raw.iterdir():
+        path.unlink()
+    log = [Exposure("bias")] * 3 + [Exposure("dark", 300.0)] * 3
+    log += [Exposure("flat", 70.0, 20_000.0, "g'")] * 3 + [Exposure("science", 300.0, 900.0, "g'")]
+    simulate_mosaic("lfc", raw, 2, log=log)
+    (text,) = (text for _, text in blocks(ROOT / "docs/how-to/mosaics.md") if "[camera]" in text)
+    (raw.parent / "night.toml").write_text(text)
+
+
 def two_nights(raw: Path) -> None:
     here = raw.parent
     copy_night(raw, here / "night1" / "raw")
@@ -146,6 +158,7 @@ PREPARE: dict[str, Callable[[Path], None]] = {
     "light-frames.md": flats_called_light,
     "earlier-nights.md": two_nights,
     "library.md": reduced_nights,
+    "mosaics.md": night_of_a_mosaic,
     "overscan.md": sections_in_header,
     "siril.md": in_folders_of_siril,
     "shared-library.md": reduced_calibration,

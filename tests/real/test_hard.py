@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from astropy.io import fits
 
 from flatcal import Config, build_plan, run_plan
 from flatcal.engine.run import RunResult
+from flatcal.extension import file_of
 from flatcal.index import find_frames
-from flatcal.recipe import ScienceSettings
+from flatcal.recipe import DarkSettings, ScienceSettings
 
 OTHER_CAMERA = (
     "no dark fits; nearest: 10 s (camera ZWO ASI120MC-S is not {0}), 360 s (camera SBIG ST-402 CCD "
@@ -29,8 +32,21 @@ REFUSED = {
         "dark subtracted by the camera's software (CCDSFPT = 5); use the frame before that "
         "subtraction",
     ),
-    "mef/flat-mef.fits": ("multi-extension", "3 images in one file; split it first"),
-    "mef/science-mef.fits": ("multi-extension", "3 images in one file; split it first"),
+    **{
+        f"mef/flat-mef.fits[{number}]": (
+            "exposure-missing",
+            "no exposure time under EXPTIME, EXPOSURE, ITIME, EXP_TIME, EXPOSTIM; name the keyword "
+            "in camera.exposure_keyword",
+        )
+        for number in (1, 2, 3)
+    },
+    **{
+        f"mef/science-mef.fits[{number}]": (
+            "no-dark",
+            OTHER_CAMERA.format("unnamed camera"),
+        )
+        for number in (1, 2, 3)
+    },
     "rice/coj2m002-en12-20200321-0023-w00.fits.fz": ("no-dark", OTHER_CAMERA.format("en12")),
     "spaced-biassec/a8280271.fits": ("no-dark", OTHER_CAMERA.format("STE3 CCD")),
     "string-exptime/IC310_1.fits": ("no-dark", OTHER_CAMERA.format("TIRCAM2")),
@@ -96,7 +112,7 @@ def test_the_plan_has_a_verdict_with_its_reason_for_every_file(hard: Path) -> No
     assert used == USED
     files = {path.relative_to(hard).as_posix() for path in hard.rglob("*.f*t*")}
     files |= {path.relative_to(hard).as_posix() for path in hard.rglob("*.FIT")}
-    assert {frame.file for frame in plan.frames} == files
+    assert {file_of(frame.file) for frame in plan.frames} == files
     for file, words in NAMED.items():
         assert any(words in caveat.text for caveat in plan.find_frame(file).caveats)
 
@@ -167,3 +183,26 @@ def test_compressed_image_in_the_second_hdu_is_read(hard: Path, tmp_path: Path) 
 def test_section_with_spaces_is_understood(hard: Path) -> None:
     frame = build_plan(hard / "spaced-biassec", Config().with_kinds(["dark=*"])).masters[0]
     assert [step.section for step in frame.steps] == ["[4:13,1:520]", "[17:528,1:520]"]
+
+
+def test_a_real_file_of_three_images_goes_through_with_bias_frames(
+    hard: Path, tmp_path: Path
+) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "science-mef.fits").symlink_to(hard / "mef/science-mef.fits")
+    levels = (0.25, 0.5, 0.75)
+    for number in range(2):
+        zero = [fits.ImageHDU(np.full((10, 10), level, np.float32)) for level in levels]
+        primary = fits.PrimaryHDU(header=fits.Header({"IMAGETYP": "BIAS", "EXPTIME": 0.0}))
+        fits.HDUList([primary, *zero]).writeto(raw / f"bias{number}.fits")
+    config = Config(dark=DarkSettings(required=False), science=ScienceSettings(flat_required=False))
+    result = run(raw, tmp_path / "out", config)
+    assert result.failed == ()
+    with (
+        fits.open(hard / "mef/science-mef.fits") as before,
+        fits.open(tmp_path / "out/science/science-mef.fits") as after,
+    ):
+        for number, level in enumerate(levels, start=1):
+            expected = before[number].data - np.float32(level)
+            np.testing.assert_array_equal(after[f"EXT{number}"].data, expected)

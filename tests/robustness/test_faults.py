@@ -27,7 +27,7 @@ from flatcal.camera import CameraSettings
 from flatcal.engine import frames as engine
 from flatcal.engine.run import run_plan
 from flatcal.errors import BrokenFileError, OutputError
-from flatcal.facts import read_frame
+from flatcal.facts import read_frames
 from flatcal.io import RawFrame, replacing
 from flatcal.planning import build_plan
 from flatcal.recipe import parse_config
@@ -222,7 +222,7 @@ def test_a_raw_file_that_changes_while_it_is_read_is_named(
 ):
     path = tmp_path / "b.fits"
     shutil.copy(undisturbed.raw / "bias0.fits", path)
-    frame = read_frame(tmp_path, path.name, CameraSettings(), ())
+    (frame,) = read_frames(tmp_path, path.name, CameraSettings(), ())
     if not stays_open:
         monkeypatch.setattr("flatcal.io._OpenFiles.admit", lambda _: False)
 

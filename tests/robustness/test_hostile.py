@@ -23,7 +23,7 @@ from flatcal import ImageFileCollection
 from flatcal.camera import CameraSettings
 from flatcal.engine.run import run_plan
 from flatcal.errors import MESSAGES, OutputError
-from flatcal.facts import read_frame
+from flatcal.facts import read_frames
 from flatcal.headers import is_fits
 from flatcal.plan import load_plan
 from flatcal.planning import build_plan
@@ -82,7 +82,7 @@ def test_any_cards_make_a_frame_or_an_error_with_a_slug(tmp_path_factory, drawn)
     place = good.index(b"IMAGETYP")
     header = hostile._pad(good[:place] + head + good[place : good.index(b"END     ") + 80])
     path.write_bytes(header + good[-2880:])
-    frame = read_frame(path.parent, path.name, CameraSettings(), ())
+    (frame,) = read_frames(path.parent, path.name, CameraSettings(), ())
     assert all(note.slug in MESSAGES for note in (*frame.errors, *frame.caveats))
     assert frame.errors or frame.kind is not None
 

@@ -18,7 +18,15 @@ from pydantic_core import PydanticUndefined
 
 import flatcal
 from flatcal import camera, facts, linearity, matching, recipe
-from flatcal.camera import GENERIC, CameraProfile, CameraSettings, KindRule, Strict, load_profiles
+from flatcal.camera import (
+    GENERIC,
+    CameraProfile,
+    CameraSettings,
+    ExtensionSettings,
+    KindRule,
+    Strict,
+    load_profiles,
+)
 from flatcal.cli import app
 from flatcal.errors import MESSAGES
 from flatcal.flags import MEANING
@@ -41,6 +49,7 @@ page_of_each = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.
 TABLES: dict[str, type[Strict]] = {
     "[camera]": CameraSettings,
     "[[camera.amplifiers]]": camera.AmplifierSettings,
+    "[camera.extensions.NAME]": ExtensionSettings,
     "[[kinds]]": KindRule,
     "[[exclude]]": recipe.ExcludeRule,
     "[dark]": recipe.DarkSettings,

@@ -14,7 +14,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 from flatcal import fits_writer
 from flatcal.camera import CameraSettings
 from flatcal.errors import BrokenFileError, OutputError
-from flatcal.facts import read_frame
+from flatcal.facts import read_frames
 from flatcal.fits_writer import write_image, writing_image
 from flatcal.io import RawFrame, replacing, write_text
 
@@ -264,7 +264,7 @@ REGIONS = [(slice(0, ROWS), slice(0, COLUMNS)), (slice(2, 7), slice(3, 11)), (sl
 
 
 def open_raw(path):
-    frame = read_frame(path.parent, path.name, CameraSettings(), ())
+    (frame,) = read_frames(path.parent, path.name, CameraSettings(), ())
     assert frame.errors == ()
     return RawFrame(path, frame.storage, frame.setup.shape)
 
@@ -345,7 +345,7 @@ def touched(path):
 @pytest.mark.parametrize("change", [longer, touched])
 def test_a_file_that_has_changed_is_not_read(tmp_path, change):
     path = write_plain(tmp_path)
-    frame = read_frame(tmp_path, path.name, CameraSettings(), ())
+    (frame,) = read_frames(tmp_path, path.name, CameraSettings(), ())
     change(path)
     with pytest.raises(BrokenFileError) as caught:
         RawFrame(path, frame.storage, frame.setup.shape)
@@ -369,7 +369,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path):
 
 def test_a_file_that_has_gone_is_named(tmp_path):
     path = write_plain(tmp_path)
-    frame = read_frame(tmp_path, path.name, CameraSettings(), ())
+    (frame,) = read_frames(tmp_path, path.name, CameraSettings(), ())
     path.unlink()
     with pytest.raises(BrokenFileError) as caught:
         RawFrame(path, frame.storage, frame.setup.shape)

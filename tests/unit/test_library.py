@@ -514,7 +514,7 @@ def test_files_that_are_no_library(tmp_path):
 
 @pytest.mark.parametrize(
     ("version", "words"),
-    [(3, ("a newer flatcal", "update flatcal")), (1, ("an older flatcal", "to a new library"))],
+    [(4, ("a newer flatcal", "update flatcal")), (1, ("an older flatcal", "to a new library"))],
 )
 def test_a_library_of_another_flatcal_is_refused(library, tmp_path, version, words):
     connection = sqlite3.connect(tmp_path / "lib/masters.sqlite")
@@ -522,7 +522,7 @@ def test_a_library_of_another_flatcal_is_refused(library, tmp_path, version, wor
     connection.commit()
     connection.close()
     line = refusal(open_library, tmp_path / "lib/masters.sqlite")
-    assert f"version {version} of its tables, this flatcal knows 2" in line
+    assert f"version {version} of its tables, this flatcal knows 3" in line
     assert all(word in line for word in words)
 
 

@@ -11,6 +11,7 @@ from threading import Barrier, BrokenBarrierError
 import numpy as np
 import pytest
 import test_engine
+from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engine import SETTINGS, poke
@@ -220,6 +221,22 @@ def filters(put):
     return path.parent
 
 
+@pytest.fixture(scope="module")
+def mosaic(put, tmp_path_factory):
+    """Four detectors in each file, each with its own dark and flat."""
+    folder, rng = tmp_path_factory.mktemp("mosaic"), np.random.default_rng(9)
+    for kind, level in (("DARK", 1000), ("FLAT", 20_000), ("LIGHT", 1300)):
+        cards = {"IMAGETYP": kind, "EXPTIME": 10.0, "FILTER": "r", "BUNIT": "adu"}
+        chips = [
+            fits.ImageHDU(rng.integers(level, level + 30, SHAPE, np.uint16), name=f"CHIP{n}")
+            for n in range(4)
+        ]
+        for number in range(1 + (kind == "LIGHT")):
+            primary = fits.PrimaryHDU(header=fits.Header(cards))
+            fits.HDUList([primary, *chips]).writeto(folder / f"{kind}{number}.fits")
+    return folder
+
+
 def assert_within(plan, out, jobs, factor):
     """Run with a limit of so many times the least, and look at all memory that was taken."""
     limit = int(project_memory(plan).least_bytes * factor)
@@ -299,3 +316,13 @@ def test_the_median_of_few_different_values_keeps_the_limit(put, tmp_path):
     """A sample cannot bracket it: a third of all pixels have the very same value."""
     path = put("integers", "d.fits", "DARK", 10.0, 1000, spread=3)
     assert_within(plan_of(path.parent), tmp_path / "out", jobs=1, factor=1)
+
+
+@pytest.mark.parametrize(("jobs", "factor"), [(1, 1), (2, 2)])
+def test_the_images_of_a_mosaic_keep_the_limit_of_one_at_a_time(mosaic, tmp_path, jobs, factor):
+    plan = plan_of(mosaic)
+    # The masters of one detector, of four.
+    (pixels,) = {master.shape[0] * master.shape[1] for master in plan.masters}
+    assert len(plan.masters) == 8
+    assert project_memory(plan).least_bytes < 4 * 10 * pixels
+    assert_within(plan, tmp_path / "out", jobs, factor)

@@ -230,7 +230,13 @@ class Dask:
         receive: Callable[[FrameTask, FrameDone], None],
     ) -> None:
         """See `flatcal.engine.executor.Executor`."""
-        masters = {step.master for task in tasks for step in task.frame.steps if step.master}
+        masters = {
+            step.master
+            for task in tasks
+            for frame in task.frames
+            for step in frame.steps
+            if step.master
+        }
         order = self._order(stage, sorted(masters), self._jobs())
         posted = self._post(order)
 

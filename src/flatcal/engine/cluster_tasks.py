@@ -19,8 +19,9 @@ from distributed import get_worker
 from flatcal import __version__
 from flatcal.engine.bands import Stack, combine_band, open_members
 from flatcal.engine.buffers import Buffers
-from flatcal.engine.frames import Bench, FrameDone, FrameTask, work_on_frame
+from flatcal.engine.frames import Bench, FrameDone, FrameTask
 from flatcal.engine.masters import CalibratedFrame, Master
+from flatcal.engine.mosaics import do_task
 from flatcal.engine.order import Order
 from flatcal.engine.part import BandPart
 from flatcal.engine.setting import Setting
@@ -138,7 +139,7 @@ def do_frame(order: Order, task: FrameTask) -> FrameDone | None:
     """Do a task with a frame; None when the run has been given up."""
     try:
         with _at_work(order) as shop:
-            return work_on_frame(shop.bench, task)
+            return do_task(shop.bench, task)
     except KeyboardInterrupt:
         return None
 

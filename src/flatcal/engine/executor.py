@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flatcal.engine.bands import Combining, Receive, Stack, combine_band
-from flatcal.engine.frames import Bench, FrameDone, FrameTask, work_on_frame
+from flatcal.engine.frames import Bench, FrameDone, FrameTask
 from flatcal.engine.masters import CalibratedFrame
+from flatcal.engine.mosaics import do_task
 from flatcal.engine.workers import Workers
 from flatcal.projection import Stage
 
@@ -65,7 +66,7 @@ class Threads:
         """See `Executor`."""
 
         def do(task: FrameTask) -> None:
-            receive(task, work_on_frame(self._bench, task))
+            receive(task, do_task(self._bench, task))
 
         self.workers.run([partial(do, task) for task in tasks], stage)
 

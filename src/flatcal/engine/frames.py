@@ -6,12 +6,12 @@ Nothing of the run is changed here: all that was found out comes back in a `Fram
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from astropy.io import fits
 
 from flatcal.engine.headers import frame_header, read_header
 from flatcal.engine.products import Found, calibrate_frame
@@ -19,6 +19,8 @@ from flatcal.engine.recipes import Recipes
 from flatcal.engine.setting import Setting, open_raw
 from flatcal.engine.store import OutputStore
 from flatcal.errors import FlatcalError, StorageError
+from flatcal.extension import file_of
+from flatcal.fits_writer import ImageWriter
 from flatcal.frame import Caveat
 from flatcal.io import RawFrame, owning_up
 from flatcal.plan import FramePlan
@@ -53,6 +55,8 @@ class Bench:
 class FrameTask:
     """Something that is to be done with a frame, and what the run knows of it.
 
+    It may concern several images of one file: their hash, and the output that holds them all.
+
     Attributes
     ----------
     do : str
@@ -66,6 +70,10 @@ class FrameTask:
         The raw file as an earlier run has read it.
     replaceable : bool
         Whether its output may be replaced whatever it is.
+    others : tuple of FramePlan
+        The further images of the file.
+    absent : tuple of str
+        Extensions of the file that the output will not hold.
     """
 
     do: Literal["hash", "level", "write"]
@@ -73,6 +81,13 @@ class FrameTask:
     record: InputRecord | None
     earlier: InputRecord | None
     replaceable: bool
+    others: tuple[FramePlan, ...] = ()
+    absent: tuple[str, ...] = ()
+
+    @property
+    def frames(self) -> tuple[FramePlan, ...]:
+        """All that it concerns."""
+        return (self.frame, *self.others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +106,8 @@ class FrameDone:
         Its output.
     is_made : bool
         Whether that was made, not up to date.
+    others : tuple of FrameDone
+        What came of the further images of the file; empty where it is the same.
     """
 
     record: InputRecord | None = None
@@ -98,6 +115,27 @@ class FrameDone:
     found: Found | None = None
     product: ProductRecord | None = None
     is_made: bool = False
+    others: tuple[FrameDone, ...] = ()
+
+    def of_each(self, task: FrameTask) -> Iterator[tuple[FramePlan, FrameDone]]:
+        """What came of each frame of a task; what is wrong with the file is wrong with all."""
+        others = self.others or [FrameDone(failure=self.failure)] * len(task.others)
+        return zip(task.frames, (self, *others), strict=True)
+
+
+class Layout(NamedTuple):
+    """What is to be written of a frame.
+
+    Attributes
+    ----------
+    header : Header
+        As it is before the pixels are known.
+    dtypes : dict of str to dtype
+        Its planes.
+    """
+
+    header: fits.Header
+    dtypes: dict[str, Any]
 
 
 def work_on_frame(bench: Bench, task: FrameTask) -> FrameDone:
@@ -108,7 +146,7 @@ def work_on_frame(bench: Bench, task: FrameTask) -> FrameDone:
     StorageError
         When the server of an address stays away, for which no frame is to blame.
     """
-    work = _FrameWork(bench, task)
+    work = FrameWork(bench, task)
     try:
         with owning_up(task.frame.file):
             return work.do()
@@ -118,7 +156,7 @@ def work_on_frame(bench: Bench, task: FrameTask) -> FrameDone:
         return FrameDone(work.record, Caveat(error.slug, error.text))
 
 
-class _FrameWork:
+class FrameWork:
     """One task while it is done."""
 
     def __init__(self, bench: Bench, task: FrameTask) -> None:
@@ -128,8 +166,9 @@ class _FrameWork:
         self.record = task.record
 
     def do(self) -> FrameDone:
+        """Do the task."""
         if self.task.do == "hash":
-            self._hash()
+            self.hash()
             return FrameDone(self.record)
         if self.task.do == "level":
             return self._find_level()
@@ -147,7 +186,8 @@ class _FrameWork:
         if not self._know(raw):
             self.record = InputRecord(**raw.storage.stamp._asdict(), sha256=raw.sha256())
 
-    def _hash(self) -> None:
+    def hash(self) -> None:
+        """Hash the raw file, unless that is known."""
         if self.record is None:
             with open_raw(self.bench.setting, self.frame) as raw:
                 self._keep(raw)
@@ -167,35 +207,41 @@ class _FrameWork:
         output, store = output_of(self.frame), self.bench.store
         if not store.holds(output):
             return None
-        self._hash()
+        self.hash()
         assert self.frame.kind is not None
         known = store.current(
-            output, self.frame.kind, self._recipe(), [self.frame.file], has_mask=self._has_mask
+            output, self.frame.kind, self.recipe(), [self.frame.file], has_mask=self._has_mask
         )
         if known is None:
             if not self.task.replaceable:
                 store.require_ours(output)
             return None
-        found = Found(known.median_adu, known.n_flagged, None, known.refined_scale)
-        return FrameDone(self.record, found=found, product=known)
+        return FrameDone(self.record, found=found_in(known), product=known)
 
     def _write(self) -> FrameDone:
         """Hash, calibrate and write a frame, all in one pass over its pixels."""
-        frame, setting, store = self.frame, self.bench.setting, self.bench.store
-        output = output_of(frame)
-        assert frame.kind is not None
+        frame, layout = self.frame, self.lay_out()
+        with self.bench.store.writing(
+            output_of(frame), layout.header, frame.file, frame.kept_shape, layout.dtypes
+        ) as writer:
+            return self.fill(writer, layout)
+
+    def lay_out(self) -> Layout:
+        """Header and planes of the frame when it is written."""
+        frame, setting = self.frame, self.bench.setting
         has_std = setting.config.output.uncertainty and frame.noise_known
         dtypes: dict[str, Any] = {"PRIMARY": setting.dtype}
         dtypes |= {"UNCERT": setting.dtype} if has_std else {}
         dtypes |= {"MASK": np.uint8, "FLAGS": np.int16} if self._has_mask else {}
-        header = frame_header(read_header(setting.raw_folder / frame.file, hdu_of(frame)), frame)
-        with ExitStack() as stack:
-            writer = stack.enter_context(
-                store.writing(output, header, frame.file, frame.kept_shape, dtypes)
-            )
+        raw = read_header(setting.raw_folder / file_of(frame.file), hdu_of(frame))
+        return Layout(frame_header(raw, frame), dtypes)
 
-            # Closed before the output gets its name: closing tells whether the file has changed.
-            raw = stack.enter_context(open_raw(setting, frame))
+    def fill(self, writer: ImageWriter, layout: Layout) -> FrameDone:
+        """Calibrate the frame into the place that an output has for it."""
+        frame, setting, (header, dtypes) = self.frame, self.bench.setting, layout
+        assert frame.kind is not None
+        # Closed before the output gets its name: closing tells whether the file has changed.
+        with open_raw(setting, frame) as raw:
 
             def take(data: Any, std: Any, bad: Any, flags: Any) -> None:
                 self.bench.leave()
@@ -208,10 +254,12 @@ class _FrameWork:
                 writer.write(*(planes[name] for name in dtypes))
 
             hashed = not self._know(raw)
-            found = calibrate_frame(raw, setting, frame, with_std=has_std, hashed=hashed, take=take)
+            found = calibrate_frame(
+                raw, setting, frame, with_std="UNCERT" in dtypes, hashed=hashed, take=take
+            )
             self._keep(raw)
-            product = store.describe(
-                output, frame.kind, found, header, self._recipe(), self._digests([frame]),
+            product = self.bench.store.describe(
+                output_of(frame), frame.kind, found, header, self.recipe(), self._digests([frame]),
                 has_mask=self._has_mask,
             )  # fmt: skip
             writer.finish(header)
@@ -225,7 +273,8 @@ class _FrameWork:
         assert self.record is not None
         return [(self.frame.file, self.record.sha256)]
 
-    def _recipe(self) -> str:
+    def recipe(self) -> str:
+        """Of the calibrated frame, whose raw file has been hashed."""
         setting = self.bench.setting
         recipes = Recipes(setting.config, self._digests, setting.mask, self.bench.recipe_of)
         return recipes.of_frame(self.frame)
@@ -235,6 +284,11 @@ def output_of(frame: FramePlan) -> str:
     """File of a calibrated frame below the output folder."""
     assert frame.output is not None
     return frame.output
+
+
+def found_in(product: ProductRecord) -> Found:
+    """What was found out about a calibrated frame when it was made."""
+    return Found(product.median_adu, product.n_flagged, None, product.refined_scale)
 
 
 def hdu_of(frame: FramePlan) -> int:

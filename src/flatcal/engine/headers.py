@@ -14,6 +14,7 @@ from astropy.io import fits
 
 from flatcal import __version__
 from flatcal.cards import is_iso_date
+from flatcal.extension import extension_of
 from flatcal.flags import MEANING
 from flatcal.frame import Kind
 from flatcal.io import naming, open_fits, quiet_astropy
@@ -28,6 +29,11 @@ _STRUCTURE: Final = frozenset(
     + ("BSCALE", "BZERO", "BLANK", "CHECKSUM", "DATASUM", "EXTNAME", "EXTVER", "END", "")
     + ("TFIELDS", "THEAP", "GROUPS")
 )
+# Of axes beyond the second, which an output has not.
+_MORE_AXES: Final = re.compile(
+    r"NAXIS[3-9]|(?:CTYPE|CUNIT|CNAME|CRVAL|CRPIX|CDELT|CROTA)[3-9][A-Z]?"
+    r"|(?:CD|PC)(?:[3-9]_[1-9]|[12]_[3-9])[A-Z]?|WCSAXES[A-Z]?"
+)
 _SECTIONS: Final = frozenset(("BIASSEC", "TRIMSEC", "DATASEC", "CCDSEC", "DETSEC", "AMPSEC"))
 
 # A longer text, such as the sections of several amplifiers, fills its cards.
@@ -35,6 +41,7 @@ _LONGEST_WITH_COMMENT: Final = 45
 
 # Sections of one of several amplifiers, as CTIO and NOAO name them.
 _SECTION_OF_AMPLIFIER: Final = re.compile("[ABCDT]SEC[0-9]{2}")
+_VERSION_COMMENT: Final = "version of flatcal that wrote this file"
 
 # What is told of each input of a master: keyword, and the comment before its name.
 PER_INPUT: Final = {
@@ -55,8 +62,11 @@ def read_header(path: Place, hdu: int) -> fits.Header:
     with naming(path), quiet_astropy(), open_fits(path) as hdus:
         header = fits.Header()
         for number in sorted({0, hdu}):
-            for card in hdus[number].header.cards:
-                _copy_card(card, header)
+            raw = hdus[number].header
+            has_more_axes = raw["NAXIS"] > 2
+            for card in raw.cards:
+                if not (has_more_axes and _MORE_AXES.fullmatch(card.keyword)):
+                    _copy_card(card, header)
     return header
 
 
@@ -93,16 +103,38 @@ def frame_header(raw: fits.Header, plan: FramePlan) -> fits.Header:
         What is done to the frame.
     """
     header = raw.copy()
-    _set_kind(header, plan.kind)
-    if plan.exposure_time_s is not None:
-        header["EXPTIME"] = (plan.exposure_time_s, "[s] exposure time")
-    if plan.filter:
-        header["FILTER"] = (plan.filter, "filter")
+    _set_exposure(header, plan)
+    if extension_of(plan.file):
+        header.remove("NEXTEND", ignore_missing=True)  # of the primary header
     header["BUNIT"] = (plan.unit, "unit of the pixel values")
     _shift_wcs(header, plan.steps, plan.shape)
     header.update(state_cards(plan.steps))
     header.update(_amplifier_cards(plan, plan.steps))
     return header
+
+
+def mosaic_header(raw: fits.Header, image: FramePlan) -> fits.Header:
+    """The primary header of an output that holds the images of one raw file.
+
+    Parameters
+    ----------
+    raw : Header
+        Of the raw file, from `read_header`.
+    image : FramePlan
+        What is done to one of them.
+    """
+    header = raw.copy()
+    _set_exposure(header, image)
+    header["FLATCAL"] = (__version__, _VERSION_COMMENT)
+    return header
+
+
+def _set_exposure(header: fits.Header, plan: FramePlan) -> None:
+    _set_kind(header, plan.kind)
+    if plan.exposure_time_s is not None:
+        header["EXPTIME"] = (plan.exposure_time_s, "[s] exposure time")
+    if plan.filter:
+        header["FILTER"] = (plan.filter, "filter")
 
 
 def master_header(
@@ -187,6 +219,8 @@ def _identity_cards(master: MasterPlan, bias_recipe: str) -> fits.Header:
     header["FCUNIT"] = (setup.unit, "unit of the raw values")
     if setup.pedestal_adu:
         header["FCPEDEST"] = (setup.pedestal_adu, "[adu] PEDESTAL of the raw frames")
+    if setup.detector:
+        header["FCDETECT"] = (setup.detector, "detector of a mosaic, by its extension")
     if master.set_temperature_c is not None:
         header["FCSETTMP"] = (master.set_temperature_c, "[C] set temperature")
     if master.kind is Kind.DARK:
@@ -253,7 +287,7 @@ _REMOVES: Final = {
 def state_cards(steps: Sequence[Step]) -> fits.Header:
     """Cards that say what has been removed, one for each possible step."""
     header = fits.Header()
-    header["FLATCAL"] = (__version__, "version of flatcal that wrote this file")
+    header["FLATCAL"] = (__version__, _VERSION_COMMENT)
     done = {step.name: step for step in steps}
     removed = {_REMOVES[name] for name in done}
     if "dark" in removed:

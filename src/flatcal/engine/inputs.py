@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from threading import Lock
 
+from flatcal.extension import file_of
 from flatcal.frame import Caveat
 from flatcal.plan import FramePlan
 from flatcal.records import InputRecord
@@ -19,9 +20,9 @@ class Inputs:
     Attributes
     ----------
     records : dict of str to InputRecord
-        Those whose hash is known.
+        Files whose hash is known.
     failures : dict of str to Caveat
-        Those that cannot be used, and why.
+        Frames that cannot be used, and why.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,7 @@ class Inputs:
             self.records[file] = record
 
     def fail(self, file: str, why: Caveat) -> None:
-        """Take a file as one that cannot be used."""
+        """Take a frame as one that cannot be used."""
         logger.warning("%s: %s [%s]", file, why.text, why.slug)
         with self._lock:
             self.failures[file] = why
@@ -44,10 +45,13 @@ class Inputs:
         """Those that have not failed."""
         return [frame for frame in frames if frame.file not in self.failures]
 
-    def unknown(self, frames: Sequence[FramePlan]) -> list[FramePlan]:
-        """Those that have not been read yet."""
-        return [frame for frame in self.good(frames) if frame.file not in self.records]
+    def unknown(self, frames: Sequence[FramePlan]) -> list[list[FramePlan]]:
+        """The frames of each file that has not been read yet."""
+        files: dict[str, list[FramePlan]] = {}
+        for frame in self.good(frames):
+            files.setdefault(file_of(frame.file), []).append(frame)
+        return [its for file, its in files.items() if file not in self.records]
 
     def digests(self, frames: Sequence[FramePlan]) -> list[tuple[str, str]]:
         """Name and SHA-256 of files that are known."""
-        return [(frame.file, self.records[frame.file].sha256) for frame in frames]
+        return [(frame.file, self.records[file_of(frame.file)].sha256) for frame in frames]

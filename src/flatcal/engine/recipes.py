@@ -6,7 +6,7 @@ An output that stands with the recipe that a new run would follow is not made ag
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -64,6 +64,11 @@ class Recipes:
     def of_frame(self, frame: FramePlan) -> str:
         """Of the pixels of a calibrated frame, whether or not it is written."""
         return self._of("calibrate", [frame], frame.steps, None)
+
+    @staticmethod
+    def of_mosaic(images: Mapping[str, str]) -> str:
+        """Of a file of several images, from the recipe of each by its extension."""
+        return _hash({"operation": "several images in one file", "images": list(images.items())})
 
     @staticmethod
     def of_factors(flat_recipe: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from flatcal.extension import file_of
 from flatcal.frame import Caveat
 from flatcal.plan import FramePlan, Plan
 from flatcal.records import Outcome, ProductRecord, RunRecord, Status
@@ -24,7 +25,7 @@ class RunResult:
     record : RunRecord
         The content of run.json.
     made : tuple of str
-        Outputs that were made; the other products were up to date.
+        Outputs that were made, each image of a file by itself; the other products were up to date.
     left_over : tuple of str
         Files of earlier runs that this one neither made nor found up to date.
     """
@@ -62,13 +63,13 @@ class RunResult:
 
     @property
     def n_made(self) -> int:
-        """Outputs that were made."""
-        return len(self.made)
+        """Files that were made."""
+        return len(set(map(file_of, self.made)))
 
     @property
     def n_current(self) -> int:
-        """Outputs that were up to date."""
-        return len(self.record.products) - len(self.made)
+        """Files that were up to date."""
+        return len(set(map(file_of, self.record.products))) - self.n_made
 
     @property
     def failed(self) -> tuple[Outcome, ...]:

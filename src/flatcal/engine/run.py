@@ -17,7 +17,7 @@ from uuid import uuid4
 from flatcal import __version__
 from flatcal.engine.buffers import Buffers
 from flatcal.engine.executor import Executor, Threads
-from flatcal.engine.frames import Bench, FrameDone, FrameTask, hdu_of
+from flatcal.engine.frames import Bench, FrameDone, FrameTask, hdu_of, output_of
 from flatcal.engine.headers import master_header, read_header
 from flatcal.engine.illumination import find_illumination
 from flatcal.engine.inputs import Inputs
@@ -41,6 +41,7 @@ from flatcal.errors import (
     FrameError,
     StorageError,
 )
+from flatcal.extension import extension_of, file_of
 from flatcal.extras import require_extra
 from flatcal.frame import Caveat, Kind
 from flatcal.io import owning_up, remove_stale_parts
@@ -255,8 +256,11 @@ class _Run:
             except (ClusterError, StorageError):
                 raise
             except BrokenFileError as error:
-                if (file := name_below(self.raw, error.path)) is not None:
+                name = name_below(self.raw, error.path)
+                broken = [file for file in master.inputs if file_of(file) == name]
+                for file in broken:
                     self.inputs.fail(file, Caveat(error.slug, error.text))
+                if broken:
                     continue
                 self._fail_master(master.name, error)
             except FlatcalError as error:
@@ -306,7 +310,7 @@ class _Run:
             ):
                 self.inputs.failures |= {f.file: known[f.file] for f in everyone if f.file in known}
                 return
-            self._for_frames("level", everyone)
+            self._for_frames("level", [[frame] for frame in everyone])
         for frame in self._good_inputs(master):
             self._require_light(frame, master)
         frames = self._good_inputs(master)
@@ -340,7 +344,7 @@ class _Run:
         self.store.check_replaceable(master.output)
         self._make_room(master.name)
         planes = make()
-        raws = [read_header(self.raw / f.file, hdu_of(f)) for f in frames]
+        raws = [read_header(self.raw / file_of(f.file), hdu_of(f)) for f in frames]
         bias_recipe = self._recipe_of(master.lost_bias) if master.lost_bias else ""
         header = master_header(raws, master, frames, bias_recipe)
         product = self._describe(
@@ -429,52 +433,73 @@ class _Run:
 
     def _calibrate(self, kind: Kind) -> None:
         chosen = [f for f in self.plan.frames if f.kind is kind and f.action == "calibrate"]
-        self._for_frames("write", chosen)
+        # Of a cube the hash is found once, before its planes are read.
+        self._do("hash", self.inputs.unknown([f for f in chosen if extension_of(f.file)]))
+        outputs: dict[str, list[FramePlan]] = {}
+        for frame in chosen:
+            if frame.file in self.inputs.failures:
+                self._step_done(frame.file)
+            else:
+                outputs.setdefault(file_of(output_of(frame)), []).append(frame)
+        self._for_frames("write", list(outputs.values()))
 
-    def _for_frames(self, do: Literal["level", "write"], frames: Sequence[FramePlan]) -> None:
-        """Do something for each of some frames of a kind, several at once."""
-        if not frames:
+    def _for_frames(
+        self, do: Literal["level", "write"], groups: Sequence[Sequence[FramePlan]]
+    ) -> None:
+        """Do something for each of some frames of a kind, or images of a file, several at once."""
+        if not groups:
             return
-        assert frames[0].kind is not None
-        stage = self.workers.stage(frames[0].kind.value)
+        assert groups[0][0].kind is not None
+        stage = self.workers.stage(groups[0][0].kind.value)
         self._make_room(stage.what)
         # Those with the same masters one after the other: few masters are in memory at once.
-        self._do(do, sorted(frames, key=lambda f: [step.master or "" for step in f.steps]), stage)
+        self._do(
+            do, sorted(groups, key=lambda g: [step.master or "" for step in g[0].steps]), stage
+        )
 
     def _do(
         self,
         do: Literal["hash", "level", "write"],
-        frames: Iterable[FramePlan],
+        groups: Iterable[Sequence[FramePlan]],
         stage: Stage | None = None,
     ) -> None:
         tasks = [
             FrameTask(
                 do,
                 frame,
-                self.inputs.records.get(frame.file),
-                self.store.known_input(str(self.raw), frame.file),
+                self.inputs.records.get(file_of(frame.file)),
+                self.store.known_input(str(self.raw), file_of(frame.file)),
                 frame.output is not None and self.store.may_replace(frame.output),
+                tuple(others),
+                self._absent([frame, *others]) if do == "write" else (),
             )
-            for frame in frames
+            for frame, *others in groups
         ]
         self.executor.run_frames(tasks, stage, self._receive)
 
+    def _absent(self, images: Sequence[FramePlan]) -> tuple[str, ...]:
+        """Extensions of a file of several images that are not among these."""
+        file, there = file_of(images[0].file), {frame.file for frame in images}
+        if file == images[0].file:
+            return ()
+        return tuple(extension_of(f) for f in self.frames if file_of(f) == file and f not in there)
+
     def _receive(self, task: FrameTask, done: FrameDone) -> None:
-        """Take note of what came of a frame."""
-        file = task.frame.file
+        """Take note of what came of a frame, or of the images of a file."""
         if done.record is not None:
-            self.inputs.keep(file, done.record)
-        if done.failure is not None:
-            self.inputs.fail(file, done.failure)
-        with self.lock:
-            if done.found is not None:
-                self.levels[file] = done.found
-            if done.product is not None:
-                self.products[done.product.output] = done.product
-                if done.is_made:
-                    self.made.add(done.product.output)
-        if task.do == "write":
-            self._step_done(file)
+            self.inputs.keep(file_of(task.frame.file), done.record)
+        for frame, its in done.of_each(task):
+            if its.failure is not None:
+                self.inputs.fail(frame.file, its.failure)
+            with self.lock:
+                if its.found is not None:
+                    self.levels[frame.file] = its.found
+                if its.product is not None:
+                    self.products[its.product.output] = its.product
+                    if its.is_made:
+                        self.made.add(its.product.output)
+            if task.do == "write":
+                self._step_done(frame.file)
 
     def _make_room(self, stage: str) -> None:
         """Drop masters that a stage leaves no memory for, and what the last stage worked in."""

@@ -12,6 +12,7 @@ import numpy as np
 from flatcal.engine.buffers import Buffers
 from flatcal.engine.masters import CalibratedFrame, Master, prepare
 from flatcal.engine.user_mask import UserMask
+from flatcal.extension import extension_of, file_of
 from flatcal.io import RawFrame
 from flatcal.plan import FramePlan, Step
 from flatcal.recipe import Config
@@ -52,7 +53,7 @@ def open_raw(setting: Setting, plan: FramePlan) -> RawFrame:
     """The raw file of a frame, open."""
     assert plan.storage is not None
     assert plan.shape is not None
-    return RawFrame(setting.raw_folder / plan.file, plan.storage, plan.shape, whole=True)
+    return RawFrame(setting.raw_folder / file_of(plan.file), plan.storage, plan.shape, whole=True)
 
 
 def calibrated(
@@ -64,13 +65,14 @@ def calibrated(
 ) -> CalibratedFrame:
     """An open frame that is calibrated as it is read."""
     assert plan.shape is not None
+    mask = setting.mask and setting.mask.of_extension(extension_of(plan.file))
     preparation = prepare(
         steps,
         plan.shape,
         plan.detectors,
         setting.masters,
         setting.dtype,
-        setting.mask,
+        mask,
         refined_scale,
     )
     return CalibratedFrame(raw, preparation, setting.buffers)

@@ -23,10 +23,12 @@ from flatcal.engine.headers import (
 )
 from flatcal.engine.products import Found, Planes
 from flatcal.errors import FrameError, OutputError
+from flatcal.extension import file_of, plane_key, with_extension
+from flatcal.fits_mosaic import MosaicWriter, writing_mosaic
 from flatcal.fits_writer import ImageWriter, whole_blocks, write_image, writing_image
 from flatcal.flags import Flag
 from flatcal.frame import Caveat, Kind
-from flatcal.headers import read_header_cards, scan_hdus
+from flatcal.headers import HduInfo, read_header_cards, scan_hdus
 from flatcal.io import write_text
 from flatcal.plan import Plan
 from flatcal.records import InputRecord, ProductRecord, RunRecord
@@ -127,8 +129,8 @@ class OutputStore:
             for outcome in self.previous.outcomes
             for error in outcome.errors
             if error.slug == slug
-            and outcome.file in inputs
-            and self.previous.inputs.get(outcome.file) == inputs[outcome.file]
+            and file_of(outcome.file) in inputs
+            and self.previous.inputs.get(file_of(outcome.file)) == inputs[file_of(outcome.file)]
         }
 
     def current(
@@ -138,33 +140,57 @@ class OutputStore:
 
         The file itself tells, so that what an interrupted run has finished is not made again.
         """
-        path = self.out / output
-        try:
-            hdus = scan_hdus(path)
-            size = status_of(path).size_bytes
-        except (FrameError, OSError):
+        hdus = _scan_whole(self.out / output)
+        if hdus is None:
             return None
         cards = hdus[0].cards
         # A master has NUSED as well, the factors of a master flat have not.
         is_master = output.startswith(_MASTERS) and cards.get("IMAGETYP") == kind.value
-        n_planes = 1 + ("ERRSRC" in cards) + 2 * has_mask + is_master
-        last = hdus[-1]
-        complete = size == last.data_offset + whole_blocks(last.data_bytes)
-        median, n_flagged = cards.get("GOODMED"), cards.get("NFLAGGED")
-        if not (len(hdus) == n_planes and complete and isinstance(n_flagged, int)):
+        n_planes = _n_planes(cards, has_mask=has_mask) + is_master
+        if len(hdus) != n_planes:
             return None
-        if cards.get("RECIPE") != recipe:
+        return _record_of(cards, output, kind, recipe, inputs)
+
+    def current_mosaic(
+        self,
+        output: str,
+        kind: Kind,
+        recipe: str,
+        images: Mapping[str, tuple[str, str]],
+        *,
+        has_mask: bool,
+    ) -> list[ProductRecord] | None:
+        """The records of the images of an output that stands, whole and made of the same things.
+
+        Parameters
+        ----------
+        output : str
+            File below the folder.
+        kind : Kind
+            Of the output.
+        recipe : str
+            That of the whole file.
+        images : mapping of str to tuple
+            Raw image and recipe of each image, by its extension.
+        has_mask : bool
+            Whether each has a MASK plane.
+        """
+        hdus = _scan_whole(self.out / output)
+        if hdus is None:
             return None
-        return ProductRecord(
-            output=output,
-            kind=kind,
-            recipe=recipe,
-            inputs=tuple(inputs),
-            median_adu=_number(median),
-            n_flagged=n_flagged,
-            refined_scale=_number(cards.get("DARKSREF")),
-            **read_per_input(cards, len(inputs)),
-        )
+        by_key = {(hdu.cards.get("EXTNAME"), hdu.cards.get("EXTVER", 1)): hdu for hdu in hdus[1:]}
+        found = [by_key.get(plane_key(extension, "PRIMARY")) for extension in images]
+        if hdus[0].cards.get("RECIPE") != recipe or None in found:
+            return None
+        headers = [hdu.cards for hdu in found if hdu is not None]
+        if len(hdus) != 1 + sum(_n_planes(cards, has_mask=has_mask) for cards in headers):
+            return None
+        records = [
+            _record_of(cards, with_extension(output, extension), kind, its_recipe, [file])
+            for cards, (extension, (file, its_recipe)) in zip(headers, images.items(), strict=True)
+        ]
+        known = [record for record in records if record is not None]
+        return known if len(known) == len(records) else None
 
     def check_replaceable(self, output: str) -> None:
         """Never replace what flatcal did not write, unless asked to."""
@@ -173,7 +199,8 @@ class OutputStore:
 
     def may_replace(self, output: str) -> bool:
         """Whether an output may be replaced whatever it is: asked for, or by the earlier run."""
-        return self.overwrite or (self.previous is not None and output in self.previous.products)
+        earlier = {} if self.previous is None else self.previous.products
+        return self.overwrite or file_of(output) in map(file_of, earlier)
 
     def require_ours(self, output: str) -> None:
         """Refuse a file under the name of an output that flatcal did not write."""
@@ -252,8 +279,17 @@ class OutputStore:
 
         See `flatcal.fits_writer.writing_image`.
         """
-        more = _CARDS_OF_DESCRIPTION + len(ascii_text(file)) // _CHARACTERS_OF_CARD
+        more = cards_of_description(file)
         with writing_image(self.out / output, header, more, shape, dtypes) as writer:
+            yield writer
+        logger.info("wrote %s", output)
+
+    @contextmanager
+    def writing_mosaic(
+        self, output: str, header: fits.Header, n_more_cards: int
+    ) -> Iterator[MosaicWriter]:
+        """Write an output of several images; see `flatcal.fits_mosaic.writing_mosaic`."""
+        with writing_mosaic(self.out / output, header, n_more_cards) as writer:
             yield writer
         logger.info("wrote %s", output)
 
@@ -289,7 +325,7 @@ class OutputStore:
             for path in (self.out / name).iterdir()
             if path.name.endswith(".fits")
         }
-        others = sorted(present - set(products))
+        others = sorted(present - set(map(file_of, products)))
         return tuple(file for file in others if self._is_ours(self.out / file))
 
     def _is_ours(self, path: Place) -> bool:
@@ -305,6 +341,46 @@ def _previous_record(out: Place) -> RunRecord | None:
         return RunRecord.model_validate_json((out / "run.json").read_bytes())
     except (OSError, ValidationError, json.JSONDecodeError):
         return None
+
+
+def cards_of_description(file: str) -> int:
+    """Cards that `OutputStore.describe` adds at the most for an output of one raw image."""
+    return _CARDS_OF_DESCRIPTION + len(ascii_text(file)) // _CHARACTERS_OF_CARD
+
+
+def _n_planes(cards: Mapping[str, Any], *, has_mask: bool) -> int:
+    """Planes of an image with such a header."""
+    return 1 + ("ERRSRC" in cards) + 2 * has_mask
+
+
+def _scan_whole(path: Place) -> tuple[HduInfo, ...] | None:
+    """The HDUs of an output that is there as a whole."""
+    try:
+        hdus = scan_hdus(path)
+        size = status_of(path).size_bytes
+    except (FrameError, OSError):
+        return None
+    last = hdus[-1]
+    return hdus if size == last.data_offset + whole_blocks(last.data_bytes) else None
+
+
+def _record_of(
+    cards: Mapping[str, Any], output: str, kind: Kind, recipe: str, inputs: Sequence[str]
+) -> ProductRecord | None:
+    """The record of an image from its header; None where that is of another recipe."""
+    n_flagged = cards.get("NFLAGGED")
+    if not isinstance(n_flagged, int) or cards.get("RECIPE") != recipe:
+        return None
+    return ProductRecord(
+        output=output,
+        kind=kind,
+        recipe=recipe,
+        inputs=tuple(inputs),
+        median_adu=_number(cards.get("GOODMED")),
+        n_flagged=n_flagged,
+        refined_scale=_number(cards.get("DARKSREF")),
+        **read_per_input(cards, len(inputs)),
+    )
 
 
 def _number(value: object) -> float | None:

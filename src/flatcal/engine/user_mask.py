@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from astropy.io import fits
 from numpy.typing import NDArray
 
 from flatcal.errors import ConfigError, FrameError
+from flatcal.extension import plane_key
 from flatcal.section import Section, assemble_sections, shape_of_sections
 
 Array = NDArray[Any]
@@ -27,14 +28,38 @@ class UserMask:
     path : Path
         Its file.
     marked : ndarray of bool, shape (rows, columns)
-        True where a pixel is bad.
+        True where a pixel is bad; of several images that of the first.
     digest : str
         SHA-256 of what is marked.
+    extensions : mapping of tuple to ndarray
+        What is marked of each detector of a mosaic, by EXTNAME, in
+        capitals, and EXTVER of its extension.
     """
 
     path: Path
     marked: Array
     digest: str
+    extensions: Mapping[tuple[str, int], Array] = field(default_factory=dict)
+
+    def of_extension(self, name: str) -> UserMask:
+        """The mask of an image by the name of its extension; planes of a cube share one.
+
+        Raises
+        ------
+        FrameError
+            When the mask has no extension of that name.
+        """
+        if not name or name.startswith("plane "):
+            return self
+        extname, version = plane_key(name, "PRIMARY")
+        key = (extname.upper(), version)
+        if key not in self.extensions:
+            raise FrameError(
+                "bad-pixel-mask",
+                f"{self.path} has no image for the extension {name}; give a mask with the "
+                "extensions of the raw files",
+            )
+        return replace(self, marked=self.extensions[key])
 
     def within(self, shape: tuple[int, int], sections: Sequence[Section]) -> Array:
         """What is marked of the pixels that are kept of a raw image.
@@ -67,7 +92,7 @@ class UserMask:
 
 
 def load_user_mask(path: str | None) -> UserMask | None:
-    """Read a mask: the first image of a FITS file, whose pixels are bad where it is not 0.
+    """Read a mask: a FITS image, whose pixels are bad where it is not 0; one each for mosaics.
 
     Raises
     ------
@@ -78,14 +103,20 @@ def load_user_mask(path: str | None) -> UserMask | None:
         return None
     try:
         with fits.open(path, memmap=False) as hdus:
-            image = next((hdu.data for hdu in hdus if hdu.is_image and hdu.data is not None), None)
+            images = {
+                (hdu.name or f"EXT{number}", hdu.ver): hdu.data
+                for number, hdu in enumerate(hdus)
+                if hdu.is_image and hdu.data is not None
+            }
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError("bad-pixel-mask", f"{path} cannot be read: {error}") from error
-    if image is None or image.ndim != 2:
+    if not images or any(image.ndim != 2 for image in images.values()):
         raise ConfigError("bad-pixel-mask", f"{path} holds no image; give a FITS image")
-    marked = np.ascontiguousarray(image != 0)
-    digest = sha256(repr(marked.shape).encode() + np.packbits(marked).tobytes()).hexdigest()
-    return UserMask(Path(path), marked, digest)
+    marked = {key: np.ascontiguousarray(image != 0) for key, image in images.items()}
+    digest = sha256()
+    for image in marked.values():
+        digest.update(repr(image.shape).encode() + np.packbits(image).tobytes())
+    return UserMask(Path(path), next(iter(marked.values())), digest.hexdigest(), marked)
 
 
 def _size(shape: tuple[int, ...]) -> str:

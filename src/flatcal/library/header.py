@@ -54,6 +54,7 @@ def read_master_row(path: Path) -> dict[str, object]:
         "gain_setting": read.card("FCGAINST", str),
         "unit": read.card("FCUNIT", str),
         "pedestal_adu": read.card("FCPEDEST", float) if "FCPEDEST" in read else 0.0,
+        "detector": read.card("FCDETECT", str) if "FCDETECT" in read else "",
         "trim_section": read.card("TRIMDSEC", str) if "TRIMDSEC" in read else "",
         "overscan": read.card("OSCANSUB", bool),
         "exposure_time_s": read.card("EXPTIME", float),

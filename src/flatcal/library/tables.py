@@ -26,7 +26,7 @@ from flatcal.frame import Kind, Setup
 from flatcal.stored import MasterStatus, StoredMaster
 
 # Raised by every change after which an older flatcal would misread a library.
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 METADATA: Final = MetaData()
 
@@ -77,6 +77,7 @@ MASTERS: Final = Table(
     _fact("gain_setting", Text),
     _fact("unit", Text),
     _fact("pedestal_adu", Double),
+    _fact("detector", Text),
     _fact("trim_section", Text),
     _fact("overscan", Boolean),
     _fact("exposure_time_s", Double),
@@ -109,6 +110,7 @@ SETUP_COLUMNS: Final = (
     "gain_setting",
     "unit",
     "pedestal_adu",
+    "detector",
 )
 
 
@@ -128,6 +130,7 @@ def stored_master(row: Row[Any], store: Path) -> StoredMaster:
             row.gain_setting,
             row.unit,
             row.pedestal_adu,
+            row.detector,
         ),
         trim_section=row.trim_section,
         overscan=row.overscan,

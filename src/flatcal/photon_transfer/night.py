@@ -10,6 +10,7 @@ import numpy as np
 
 from flatcal.camera import Strict
 from flatcal.errors import FlatcalError, FrameError
+from flatcal.extension import file_of
 from flatcal.frame import Caveat, Frame, Kind, Setup
 from flatcal.io import naming, open_fits, quiet_astropy
 from flatcal.photon_transfer.curve import PhotonTransferCurve, fit_photon_transfer
@@ -196,7 +197,7 @@ def _measure_amplifier(
 ) -> MeasuredDetector:
     detector = frames[0].detectors[number]
     known: dict[str, Any] = {
-        "camera": setup.camera,
+        "camera": setup.name,
         "shape": setup.shape,
         "gain_setting": setup.gain_setting,
         "amplifier": detector.amplifier,
@@ -234,7 +235,7 @@ def _paired(root: Place, frame: Frame, number: int) -> PairedFrame:
     amplifier, (rows, columns) = frame.geometry.amplifiers[number], frame.setup.shape
     data = amplifier.data_section or (slice(0, rows), slice(0, columns))
     image = RawImage(
-        root / frame.file,
+        root / file_of(frame.file),
         frame.storage,
         frame.setup.shape,
         (RawPart(data, amplifier.overscan_section, amplifier.detector.saturation_adu),),
@@ -313,7 +314,7 @@ def _choose_pairs(frames: Sequence[PairedFrame]) -> list[tuple[PairedFrame, Pair
 def _header_values(root: Place, frame: Frame) -> dict[str, float]:
     """Numbers under the cards of gain and read noise."""
     assert frame.storage is not None
-    path = root / frame.file
+    path = root / file_of(frame.file)
     found: dict[str, float] = {}
     with naming(path), quiet_astropy(), open_fits(path) as hdus:
         for number in (0, frame.storage.hdu):

@@ -9,9 +9,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from flatcal.extension import file_of
 from flatcal.frame import Kind
-from flatcal.io import RawFrame, naming, open_fits
+from flatcal.io import RawFrame
 from flatcal.kernels.arithmetic import calibrate
+from flatcal.outputs import open_planes
 from flatcal.plan import FramePlan, Step
 from flatcal.section import (
     Section,
@@ -52,8 +54,7 @@ def output_rows(path: Place, bands: Sequence[slice], plane: str = "PRIMARY") -> 
     BrokenFileError
         When the file cannot be read.
     """
-    with naming(path), open_fits(path) as hdus:
-        planes = {hdu.name: hdu for hdu in hdus}
+    with open_planes(path) as planes:
         if plane not in planes:
             return None
         rows = np.concatenate([planes[plane].section[band, :] for band in bands])
@@ -70,7 +71,7 @@ def raw_rows(night: ReducedNight, frame: FramePlan, rows: Sequence[slice]) -> Ar
     """
     assert frame.storage is not None
     assert frame.shape is not None
-    with RawFrame(night.raw / frame.file, frame.storage, frame.shape) as raw:
+    with RawFrame(night.raw / file_of(frame.file), frame.storage, frame.shape) as raw:
         columns = slice(0, frame.shape[1])
         return np.concatenate([raw.values(band, columns, np.float32) for band in rows])
 

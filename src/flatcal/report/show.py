@@ -20,6 +20,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from flatcal.errors import FrameError, OutputError
+from flatcal.extension import plane_key, split_name
 from flatcal.headers import HduInfo, Value, scan_hdus
 from flatcal.io import naming
 
@@ -154,7 +155,7 @@ def show_file(path: str | Path, output: str | Path | None = None) -> Path | None
     Parameters
     ----------
     path : path
-        The FITS file.
+        The FITS file; with an extension, as in 'm001.fits[CHIP2]', that image.
     output : path, optional
         PNG file to write instead of opening a window.
 
@@ -170,14 +171,15 @@ def show_file(path: str | Path, output: str | Path | None = None) -> Path | None
     OutputError
         There is no display to open a window on, or the PNG file cannot be written.
     """
+    file, extension = split_name(str(path))
     try:
-        hdus = scan_hdus(path)
+        hdus = scan_hdus(file)
     except OSError as error:
         raise FrameError("file-broken", f"{path} cannot be opened: {error.strerror}") from error
-    hdu = _find_image(hdus, path)
+    hdu = _find_image(hdus, path, extension)
     title = _describe(Path(path).name, {**hdus[0].cards, **hdu.cards})
     with naming(Path(path)):
-        pixels = fits.getdata(path, hdu.index)
+        pixels = fits.getdata(file, hdu.index)
     if output is not None:
         try:
             return save_png(pixels, output, title)
@@ -192,8 +194,8 @@ def show_file(path: str | Path, output: str | Path | None = None) -> Path | None
     return None
 
 
-def _find_image(hdus: tuple[HduInfo, ...], path: str | Path) -> HduInfo:
-    for hdu in hdus:
+def _find_image(hdus: tuple[HduInfo, ...], path: str | Path, extension: str) -> HduInfo:
+    for hdu in _with_name(hdus, extension) if extension else hdus:
         if hdu.cards.get("NAXIS") == 2 and hdu.cards.get("XTENSION", "IMAGE") == "IMAGE":
             if hdu.stored_bytes < hdu.data_bytes:
                 raise FrameError(
@@ -203,6 +205,18 @@ def _find_image(hdus: tuple[HduInfo, ...], path: str | Path) -> HduInfo:
                 )
             return hdu
     raise FrameError("image-type", f"{path} holds no image with two axes; show another file")
+
+
+def _with_name(hdus: tuple[HduInfo, ...], extension: str) -> list[HduInfo]:
+    """The HDU of that name, or else of that number."""
+    name, version = plane_key(extension, "PRIMARY")
+    named = [
+        hdu
+        for hdu in hdus
+        if str(hdu.cards.get("EXTNAME")).casefold() == name.casefold()
+        and hdu.cards.get("EXTVER", 1) == version
+    ]
+    return named or [hdu for hdu in hdus if str(hdu.index) == extension]
 
 
 def _describe(name: str, cards: dict[str, Value]) -> str:

@@ -74,7 +74,7 @@ def _likeness(frame: Frame) -> tuple[str | float, ...]:
         "" if frame.kind is not None and frame.kind.value in ("bias", "dark") else frame.filter,
         "" if frame.set_temperature_c is None else f"{frame.set_temperature_c:g}",
         "" if setup is None else f"{setup.shape[0]} x {setup.shape[1]}",
-        "" if setup is None else setup.camera,
+        "" if setup is None else setup.name,
     )
 
 
@@ -117,7 +117,7 @@ def print_plan(plan: Plan) -> None:
 
 def _print_overscans(console: Console, plan: Plan) -> None:
     """The overscan of each camera, or why none is used, with the figures."""
-    users = [(m.setup.camera, m.steps) for m in plan.masters]
+    users = [(m.setup.name, m.steps) for m in plan.masters]
     users += [(frame.camera, frame.steps) for frame in plan.frames]
     told = {
         (camera, step.reason): None

@@ -11,6 +11,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from flatcal.errors import ConfigError
+from flatcal.extension import file_of
 from flatcal.frame import Detector, Kind
 from flatcal.photon_transfer.raw import RawImage, RawPart
 from flatcal.plan import FramePlan, MasterPlan, Plan, Step
@@ -88,7 +89,7 @@ class ReducedNight:
         data = _sections_of(trim, frame.shape)
         data = data or ((slice(0, frame.shape[0]), slice(0, frame.shape[1])),)
         return RawImage(
-            self.raw / frame.file,
+            self.raw / file_of(frame.file),
             frame.storage,
             frame.shape,
             tuple(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flatcal.errors import BrokenFileError
 from flatcal.flags import Flag
-from flatcal.io import naming, open_fits
+from flatcal.outputs import open_planes
 from flatcal.photon_transfer.raw import sample_bands
 from flatcal.section import Section
 from flatcal.storage import Place
@@ -55,9 +55,8 @@ def read_sample(path: Place) -> Sample:
     BrokenFileError
         When it is not there or cannot be read.
     """
-    with naming(path), open_fits(path) as hdus:
-        planes = {hdu.name: hdu for hdu in hdus}
-        header = hdus[0].header
+    with open_planes(path) as planes:
+        header = planes["PRIMARY"].header
         bands = sample_bands((header["NAXIS2"], header["NAXIS1"]), SAMPLE_PIXELS)
         data = _read(planes["PRIMARY"], bands)
         std = _read(planes["UNCERT"], bands) if "UNCERT" in planes else None
@@ -111,9 +110,9 @@ def require_readable(path: Place) -> None:
     BrokenFileError
         When the file is not there, has not the planes that it needs, or is cut short.
     """
-    with naming(path), open_fits(path) as hdus:
-        if hdus[0].header["NAXIS"] != 2:
+    with open_planes(path) as planes:
+        if "PRIMARY" not in planes or planes["PRIMARY"].header["NAXIS"] != 2:
             raise BrokenFileError("file-broken", f"{path} holds no image", path)
-        for hdu in hdus:
+        for hdu in planes.values():
             last = hdu.header["NAXIS2"] - 1
             hdu.section[last : last + 1, :]

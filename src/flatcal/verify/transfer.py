@@ -43,7 +43,7 @@ def verify_detectors(night: ReducedNight) -> Iterator[Check]:
                     group[kind].append(PairedFrame(frame.file, image, alike, order))
     for key, group in groups.items():
         setup, detector = key[0], detectors[key]
-        subject = f"{setup.camera}, {setup.shape[0]} x {setup.shape[1]}"
+        subject = f"{setup.name}, {setup.shape[0]} x {setup.shape[1]}"
         if detector.amplifier:
             subject += f", amplifier {detector.amplifier}"
         yield from _verify_setup(

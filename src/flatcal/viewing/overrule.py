@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 from pathlib import Path
 from typing import Final
@@ -10,6 +9,7 @@ from typing import Final
 from flatcal.engine.result import RunResult
 from flatcal.engine.run import run_plan
 from flatcal.errors import ConfigError
+from flatcal.extension import exact_pattern
 from flatcal.io import write_text
 from flatcal.planning import build_plan
 from flatcal.recipe import Config, load_config, parse_config
@@ -72,7 +72,7 @@ def remove_exclusion(text: str, file: str) -> str:
 
 def _table(file: str) -> str:
     # What JSON escapes, TOML escapes alike, but for DEL; and a name may hold *, ? and [.
-    name = json.dumps(glob.escape(file), ensure_ascii=False).replace("\x7f", "\\u007f")
+    name = json.dumps(exact_pattern(file), ensure_ascii=False).replace("\x7f", "\\u007f")
     return f'[[exclude]]\nfile = {name}\nreason = "{_REASON}"\n'
 
 
