@@ -133,9 +133,9 @@ class Quadrants:
 def sensor_of(name):
     if name in ("outer", "middle"):
         return Quadrants(name)
-    return (
-        Chip(name) if name in ("CHIP1", "CHIP2") else OneAmplifier(make_detector(name, seed=SEED))
-    )
+    if name in ("CHIP1", "CHIP2"):
+        return Chip(name)
+    return OneAmplifier(make_detector(name, seed=SEED))
 
 
 class Night:

@@ -19,7 +19,7 @@ from flatcal.engine.frames import (
 from flatcal.engine.headers import add_inputs, mosaic_header, read_header
 from flatcal.engine.recipes import Recipes
 from flatcal.engine.store import cards_of_description
-from flatcal.errors import FlatcalError, FrameError
+from flatcal.errors import FlatcalError, FrameError, StorageError
 from flatcal.extension import extension_of, file_of
 from flatcal.frame import Caveat
 from flatcal.io import owning_up
@@ -33,7 +33,12 @@ _CARDS_AT_THE_END = 8
 def do_task(bench: Bench, task: FrameTask) -> FrameDone:
     """Do a task, whether it is of one frame or of a file of several images.
 
-    What goes wrong is told, not raised.
+    What goes wrong with frames is told, not raised.
+
+    Raises
+    ------
+    StorageError
+        When the server of an address stays away, for which no frame is to blame.
     """
     if task.do != "write" or not extension_of(output_of(task.frame)):
         return work_on_frame(bench, task)
@@ -41,6 +46,8 @@ def do_task(bench: Bench, task: FrameTask) -> FrameDone:
     try:
         with owning_up(work.output):
             work.do()
+    except StorageError:
+        raise
     except FlatcalError as error:
         return work.result(Caveat(error.slug, error.text))
     return work.result()
@@ -94,7 +101,7 @@ class _MosaicWork:
         for file, work in works.items():
             try:
                 recipes[file] = work.recipe()
-            except FlatcalError as error:
+            except FrameError as error:
                 self._fail(work.frame, error)
         return recipes
 
@@ -133,6 +140,8 @@ class _MosaicWork:
                         layout.dtypes,
                     ) as image:
                         done = work.fill(image, layout)
+                except StorageError:
+                    raise
                 except FlatcalError as error:
                     self._fail(work.frame, error)
                     continue
