@@ -9,6 +9,7 @@ from flatcal.camera import AmplifierSettings, CameraSettings, Cards
 from flatcal.cards import as_number
 from flatcal.errors import SectionError
 from flatcal.frame import Amplifier, Detector
+from flatcal.linearity_curve import curve_of
 from flatcal.notes import Notes
 from flatcal.section import (
     Section,
@@ -217,11 +218,13 @@ def detector_of(
         own = None if amplifier is None else getattr(amplifier, name)
         return getattr(settings, name) if own is None else own
 
+    saturation = known("saturation_adu") or _largest_value(cards)
     return Detector(
         gain_electron_per_adu=known("gain_electron_per_adu"),
         read_noise_electron=known("read_noise_electron"),
-        saturation_adu=known("saturation_adu") or _largest_value(cards),
+        saturation_adu=saturation,
         linear_to_adu=known("linear_to_adu"),
+        linearity=curve_of(settings.linearity_coefficients, settings.linearity_table, saturation),
         amplifier="" if amplifier is None else amplifier.name,
     )
 

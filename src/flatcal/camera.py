@@ -18,6 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from flatcal.extension import split_name
 from flatcal.frame import Kind
+from flatcal.overscan_model import LevelFunction, Statistic
 
 Cards = Mapping[str, Any]
 
@@ -124,7 +125,17 @@ class CameraSettings(Strict):
     overscan_section: str | None = Field(
         default=None, description="'none', 'header', or a FITS section"
     )
-    overscan_statistic: Literal["median", "mean"] | None = None
+    overscan_statistic: Statistic | None = None
+    overscan_model: LevelFunction | None = None
+    overscan_order: Count | None = Field(
+        default=None, ge=0, le=30, description="degree of a polynomial, pieces of a spline"
+    )
+    overscan_low_sigma: Number | None = Field(default=None, gt=0)
+    overscan_high_sigma: Number | None = Field(default=None, gt=0)
+    overscan_iterations: Count | None = Field(default=None, ge=0)
+    parallel_overscan_section: str | None = Field(
+        default=None, description="'none', or a FITS section above or below the image"
+    )
     trim_section: str | None = Field(
         default=None, description="'none', 'header', or a FITS section"
     )
@@ -132,6 +143,12 @@ class CameraSettings(Strict):
     read_noise_electron: Number | None = Field(default=None, ge=0)
     saturation_adu: Number | None = Field(default=None, gt=0)
     linear_to_adu: Number | None = Field(default=None, gt=0)
+    linearity_coefficients: tuple[Number, ...] | None = Field(
+        default=None, description="c1, c2, ...: true = raw (1 + c1 raw + c2 raw^2 + ...)"
+    )
+    linearity_table: str | None = Field(
+        default=None, description="text file of raw and true counts above the bias level"
+    )
     bad_pixel_mask: str | None = Field(
         default=None, description="FITS image, not 0 where a pixel is bad"
     )
@@ -198,6 +215,8 @@ GENERIC = CameraProfile(
     gain_setting_keyword=("GAIN", "OFFSET"),
     overscan_section="header",
     overscan_statistic="median",
+    overscan_model="per_row",
+    parallel_overscan_section="none",
     trim_section="header",
 )
 

@@ -25,6 +25,7 @@ STEP_RECORDS: Final[Mapping[str, StepRecord]] = {
     "overscan": StepRecord("OSCANSUB", "overscan level subtracted"),
     "trim": StepRecord("TRIMMED", "cut to the section that is kept"),
     "bias": StepRecord("BIASSUB", "bias subtracted"),
+    "linearity": StepRecord("LINCORR", "counts made linear"),
     "dark": StepRecord("DARKSUB", "dark subtracted"),
     "flat": StepRecord("FLATDIV", "divided by the flat"),
     "gain": StepRecord("GAINCOR", "multiplied by the gain"),
@@ -229,7 +230,10 @@ DIALECTS: Final[tuple[Dialect, ...]] = (
     Dialect(
         "calacs or calwf3",
         _completed,
-        {"BLEVCORR": "overscan", "BIASCORR": "bias", "DARKCORR": "dark", "FLATCORR": "flat"},
+        {
+            "BLEVCORR": "overscan", "BIASCORR": "bias", "NLINCORR": "linearity",
+            "DARKCORR": "dark", "FLATCORR": "flat",
+        },
     ),
     # MaxIm DL, "FITS File Header Definitions": "B indicates bias corrected, D dark, F flat".
     # ASTAP (astap_main.pas) adds S for stacked; masters of others have M.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from flatcal.frame import Caveat, Frame, Kind
 from flatcal.matching import Group
 from flatcal.naming import slug
-from flatcal.plan import Action, FramePlan, Step
-from flatcal.section import format_sections, shape_of_sections
+from flatcal.plan import Action, FramePlan, Step, StepName
+from flatcal.section import Section, format_sections, shape_of_sections
 from flatcal.stored import StoredMaster
 
 
@@ -78,6 +79,7 @@ def name_details(frame: Frame) -> list[str]:
         slug(frame.setup.readout_mode),
         slug(frame.setup.gain_setting),
         f"pedestal{frame.setup.pedestal_adu:g}",
+        slug(frame.setup.linearity),
     ]
 
 
@@ -85,16 +87,22 @@ def geometry_steps(frame: Frame) -> tuple[Step, ...]:
     """Overscan and trim, as far as they are done."""
     geometry = frame.geometry
     assert geometry is not None
-    steps: tuple[Step, ...] = ()
-    if geometry.overscan_sections:
-        steps += (
-            Step(
-                name="subtract_overscan",
-                section=format_sections(geometry.overscan_sections),
-                statistic=geometry.overscan_statistic,
-                reason=geometry.reason,
-            ),
+    parallel = geometry.parallel_overscan_section
+    overscans: tuple[tuple[StepName, Sequence[Section]], ...] = (
+        ("subtract_overscan", geometry.overscan_sections),
+        ("subtract_parallel_overscan", () if parallel is None else (parallel,)),
+    )
+    steps = tuple(
+        Step(
+            name=name,
+            section=format_sections(sections),
+            statistic=geometry.overscan_statistic,
+            model=geometry.overscan_model,
+            reason=geometry.reason,
         )
+        for name, sections in overscans
+        if sections
+    )
     if geometry.data_sections:
         steps += (
             Step(
@@ -104,6 +112,15 @@ def geometry_steps(frame: Frame) -> tuple[Step, ...]:
             ),
         )
     return steps
+
+
+def linearity_steps(frame: Frame) -> tuple[Step, ...]:
+    """The correction of counts that have lost their bias, where the detector needs one."""
+    assert frame.setup is not None
+    if not frame.setup.linearity:
+        return ()
+    reason = "the curve is for counts above the bias level, and the dark has to be linear as well"
+    return (Step(name="correct_linearity", curve=frame.setup.linearity, reason=reason),)
 
 
 def entry_of(

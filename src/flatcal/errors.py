@@ -251,6 +251,15 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "an overscan that no header names, or the shadow of a mask. Set "
             "camera.overscan_section and camera.trim_section if they are an overscan."
         ),
+        "linearity-curve": (
+            "The curve that makes counts linear cannot be used: it does not grow, it is no table "
+            "of raw and true counts above the bias level, or the table is not the one that was "
+            "planned with. The message names the setting or the file."
+        ),
+        "overscan-model": (
+            "The model of the overscan level contradicts itself: a setting has no effect with it, "
+            "or it has more parameters than the rows can tell. The message names the setting."
+        ),
         "overscan-unknown": (
             "The header gives the overscan, or the section that is kept, in an odd way. The "
             "message says how it was understood, or that it is not used; name "

@@ -128,6 +128,7 @@ def _read_image(
             unit=_unit(cards, settings, notes),
             pedestal_adu=_pedestal(cards, notes),
             detector=image.name if image.is_extension else "",
+            linearity=_linearity(geometry),
         ),
         storage=_storage(image, shape, status),
         geometry=geometry,
@@ -303,6 +304,12 @@ def _binning(cards: Cards) -> tuple[int, int]:
     x = as_number(_first(cards, ("XBINNING", "CCDXBIN", "BINX"))[1] or x_sum)
     y = as_number(_first(cards, ("YBINNING", "CCDYBIN", "BINY"))[1] or y_sum)
     return int(x or 1), int(y or 1)
+
+
+def _linearity(geometry: Geometry | None) -> str:
+    """Name of the curve that makes counts linear, which is one for all amplifiers."""
+    curve = None if geometry is None else geometry.amplifiers[0].detector.linearity
+    return "" if curve is None else curve.name
 
 
 def _warn_of_unknown_noise(geometry: Geometry | None, notes: Notes) -> None:

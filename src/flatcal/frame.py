@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from flatcal.file_status import FileStatus
+from flatcal.linearity_curve import LinearityCurve
+from flatcal.overscan_model import PER_ROW, OverscanModel, Statistic
 from flatcal.section import Section
 
 
@@ -81,6 +83,8 @@ class Detector:
         Raw values from here on are flagged as saturated; None flags none.
     linear_to_adu : float or None
         Raw values above it are flagged as not linear; None flags none.
+    linearity : LinearityCurve or None
+        What makes the counts above the bias level linear; None for a detector that is.
     amplifier : str
         Name of the amplifier; empty where there is but one.
     """
@@ -89,6 +93,7 @@ class Detector:
     read_noise_electron: float | None
     saturation_adu: float | None
     linear_to_adu: float | None = None
+    linearity: LinearityCurve | None = None
     amplifier: str = ""
 
     @property
@@ -126,14 +131,22 @@ class Geometry:
         In most cameras one. The data sections of several are moved together to one image; all of
         them have an overscan, or none.
     overscan_statistic : str
-        'median' or 'mean'.
+        'median', 'mean' or 'clipped_mean'.
     reason : str
         Where the sections come from.
+    overscan_model : OverscanModel
+        How the level varies along the rows.
+    parallel_overscan_section : tuple of slice or None
+        Rows above or below the image of one amplifier, over the columns that are kept, whose
+        statistic along each column is subtracted from that column once the rows have lost their
+        level; None for none.
     """
 
     amplifiers: tuple[Amplifier, ...]
-    overscan_statistic: str
+    overscan_statistic: Statistic
     reason: str
+    overscan_model: OverscanModel = PER_ROW
+    parallel_overscan_section: Section | None = None
 
     @property
     def is_divided(self) -> bool:
@@ -188,6 +201,8 @@ class Setup:
         PEDESTAL: the constant that takes off what software has added to all pixels.
     detector : str
         Which of the detectors of a mosaic it is, by its extension; empty where there is one.
+    linearity : str
+        Name of the curve that makes counts linear; empty for none.
     """
 
     camera: str
@@ -198,6 +213,7 @@ class Setup:
     unit: str
     pedestal_adu: float = 0.0
     detector: str = ""
+    linearity: str = ""
 
     @property
     def name(self) -> str:

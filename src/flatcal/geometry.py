@@ -8,9 +8,10 @@ from typing import Any, Final
 
 from flatcal.amplifiers import detector_of, find_amplifiers
 from flatcal.camera import CameraProfile, CameraSettings, Cards
-from flatcal.errors import SectionError
+from flatcal.errors import FrameError, SectionError
 from flatcal.frame import Amplifier, Geometry
 from flatcal.notes import Notes
+from flatcal.overscan_model import OverscanModel
 from flatcal.section import Section, format_section, parse_section, read_header_section
 
 
@@ -52,10 +53,14 @@ def geometry_of(
     try:
         if several := find_amplifiers(cards, shape, settings, overrides, notes):
             amplifiers, reason = several
-            return Geometry(amplifiers, settings.overscan_statistic or "median", reason)
+            _refuse_parallel(settings)
+            statistic = settings.overscan_statistic or "median"
+            return Geometry(amplifiers, statistic, reason, _model(settings, shape))
         trim, trim_reason = _trim(cards, shape, settings.trim_section, notes)
         overscan, reason = _overscan(cards, shape, settings.overscan_section, trim, notes)
-    except SectionError as error:
+        parallel = _parallel(shape, settings.parallel_overscan_section, trim)
+        model = _model(settings, shape)
+    except (SectionError, FrameError) as error:
         notes.error(error.slug, error.text)
         return None
     if overscan is not None and _overlap(overscan, trim, shape):
@@ -71,6 +76,8 @@ def geometry_of(
         amplifiers=(Amplifier(kept_section, overscan, detector_of(cards, settings)),),
         overscan_statistic=settings.overscan_statistic or "median",
         reason=f"overscan: {reason}; kept: {trim_reason}",
+        overscan_model=model,
+        parallel_overscan_section=parallel,
     )
 
 
@@ -157,6 +164,75 @@ def _overscan(
     if have.start > rows.start or have.stop < rows.stop:
         notes.caveat("overscan-unknown", f"{told}; its columns are used over all of them")
     return (rows, overscan[1]), reason
+
+
+def _refuse_parallel(settings: CameraSettings) -> None:
+    if settings.parallel_overscan_section not in (None, "none"):
+        raise SectionError(
+            "bad-section",
+            f"camera.parallel_overscan_section = {settings.parallel_overscan_section} is for one "
+            "amplifier, and several share the image; leave it out",
+        )
+
+
+def _parallel(shape: tuple[int, int], setting: str | None, trim: Section | None) -> Section | None:
+    """Rows above or below what is kept, over the columns that are kept."""
+    if setting in (None, "none"):
+        return None
+    rows, columns = parse_section(setting, shape)
+    kept_rows, kept = trim or (slice(0, shape[0]), slice(0, shape[1]))
+    if rows.start < kept_rows.stop and kept_rows.start < rows.stop:
+        raise SectionError(
+            "bad-section",
+            f"camera.parallel_overscan_section = {setting} has some of the rows that are kept, "
+            f"{kept_rows.start + 1} to {kept_rows.stop}; name rows above or below them",
+        )
+    if columns.start > kept.start or columns.stop < kept.stop:
+        raise SectionError(
+            "bad-section",
+            f"camera.parallel_overscan_section = {setting} has not all of the columns that are "
+            f"kept, {kept.start + 1} to {kept.stop}",
+        )
+    return rows, kept
+
+
+# Of a function that is fitted: a cubic, or three pieces of a spline.
+_DEFAULT_ORDER: Final = 3
+# For each parameter of the function.
+_FEWEST_ROWS: Final = 2
+_NO_ORDER: Final = ("per_row", "constant")
+
+
+def _model(settings: CameraSettings, shape: tuple[int, int]) -> OverscanModel:
+    """How the level varies along the rows; a setting that would be ignored is a mistake."""
+    function, order = settings.overscan_model or "per_row", settings.overscan_order
+    told = f'camera.overscan_model = "{function}"'
+    if function in _NO_ORDER and order is not None:
+        raise _no_effect("order", order, told)
+    rejects = {
+        name: value
+        for name in ("low_sigma", "high_sigma", "iterations")
+        if (value := getattr(settings, f"overscan_{name}")) is not None
+    }
+    if rejects and function == "per_row" and settings.overscan_statistic != "clipped_mean":
+        raise _no_effect(*next(iter(rejects.items())), told)
+    if order is None:
+        order = 0 if function in _NO_ORDER else _DEFAULT_ORDER
+    if function == "spline" and order == 0:
+        raise FrameError("overscan-model", f"{told} has one piece or more; set overscan_order = 1")
+    model = OverscanModel(function, order, **rejects)
+    if model.is_fitted and _FEWEST_ROWS * model.n_parameters > shape[0]:
+        raise FrameError(
+            "overscan-model",
+            f"{told} of order {order} has {model.n_parameters} parameters, too many for "
+            f"{shape[0]} rows; lower camera.overscan_order",
+        )
+    return model
+
+
+def _no_effect(name: str, value: float, told: str) -> FrameError:
+    text = f"camera.overscan_{name} = {value:g} has no effect with {told}; leave it out"
+    return FrameError("overscan-model", text)
 
 
 def _covered(cards: Cards, shape: tuple[int, int]) -> Section | None:

@@ -245,11 +245,16 @@ class RawFrame:
 
     def look_at_row(self, row: int) -> Array:
         """Values of one row beside those that are read, which takes no part in their hash."""
+        return self.look_at(slice(row, row + 1), slice(0, self.shape[1])).reshape(-1)
+
+    def look_at(self, rows: slice, columns: slice) -> Array:
+        """Values of a region beside what is read, which takes no part in the hash.
+
+        They are uint16 of a plain file, else float64.
+        """
         if self.is_plain:
-            values = decode(self._read_stored(slice(row, row + 1)), np.uint16)
-        else:
-            values = self.values(slice(row, row + 1), slice(0, self.shape[1]), np.float64)
-        return values.reshape(-1)
+            return decode(self._read_stored(rows)[:, columns], np.uint16)
+        return self.values(rows, columns, np.float64)
 
     def values(self, rows: slice, columns: slice, dtype: Any) -> Array:
         """Pixel values of a region, scaled by BZERO and BSCALE, in native byte order.

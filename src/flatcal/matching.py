@@ -104,8 +104,9 @@ def stored_group(stored: StoredMaster) -> Group:
             amplifiers=tuple(
                 Amplifier(kept, nowhere if stored.overscan else None, _UNKNOWN) for kept in sections
             ),
-            overscan_statistic="",
+            overscan_statistic="median",
             reason="as it was made",
+            parallel_overscan_section=nowhere if stored.parallel_overscan else None,
         ),
     )
     return Group(stored.kind, (frame,), stored)
@@ -116,18 +117,27 @@ def same_setup(a: Frame, b: Frame) -> bool:
     return a.setup == b.setup and _sections(a) == _sections(b)
 
 
-def _sections(frame: Frame) -> tuple[object, bool]:
-    assert frame.geometry is not None
-    return frame.geometry.data_sections, bool(frame.geometry.overscan_sections)
+def _sections(frame: Frame) -> tuple[object, bool, bool]:
+    geometry = frame.geometry
+    assert geometry is not None
+    has_parallel = geometry.parallel_overscan_section is not None
+    return geometry.data_sections, bool(geometry.overscan_sections), has_parallel
 
 
 def _same_overscan(a: Frame, b: Frame) -> bool:
     """Whether the steps of one frame are those of the other, as within a master they must be."""
     assert a.geometry is not None
     assert b.geometry is not None
-    return (a.geometry.overscan_sections, a.geometry.overscan_statistic) == (
-        b.geometry.overscan_sections,
-        b.geometry.overscan_statistic,
+    return _levels_of(a.geometry) == _levels_of(b.geometry)
+
+
+def _levels_of(geometry: Geometry) -> tuple[object, ...]:
+    """All that determines the overscan levels."""
+    return (
+        geometry.overscan_sections,
+        geometry.overscan_statistic,
+        geometry.overscan_model,
+        geometry.parallel_overscan_section,
     )
 
 

@@ -7,7 +7,7 @@ running it decides nothing new, so what `flatcal plan` shows is what `flatcal ru
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, ValidationError
 
@@ -15,6 +15,7 @@ from flatcal.camera import Strict
 from flatcal.errors import ConfigError
 from flatcal.extension import file_of
 from flatcal.frame import Caveat, Detector, Kind, Setup, Storage
+from flatcal.overscan_model import OverscanModel, Statistic
 from flatcal.recipe import Config
 from flatcal.section import parse_sections, shape_of_sections
 from flatcal.storage import Place, RemotePath, place_of, status_of
@@ -22,9 +23,18 @@ from flatcal.stored import StoredMaster
 from flatcal.text import html_table
 
 StepName = Literal[
-    "subtract_overscan", "trim_image", "subtract_bias", "subtract_dark", "flat_correct"
+    "subtract_overscan",
+    "subtract_parallel_overscan",
+    "trim_image",
+    "subtract_bias",
+    "correct_linearity",
+    "subtract_dark",
+    "flat_correct",
 ]
 
+
+# Those that take off the level of an overscan.
+OVERSCAN_STEPS: Final = ("subtract_overscan", "subtract_parallel_overscan")
 
 Action = Literal["combine", "calibrate", "refuse", "leave_out"]
 
@@ -35,11 +45,16 @@ class Step(Strict):
     Attributes
     ----------
     name : str
-        The function of the same name does it.
+        What is done; the function of the same name, where there is one, does it too.
     section, statistic : str or None
-        FITS section, and for the overscan the statistic along each row. Where several amplifiers
+        FITS section, and for the overscan the statistic along each row, or column of a parallel
+        one. Where several amplifiers
         share the image it is that of each, in the order of the frame's detectors, with a plus sign
         between them.
+    model : OverscanModel or None
+        How the level of the overscan varies along the rows.
+    curve : str or None
+        Name of the curve that makes counts linear.
     master : str or None
         Name of the master that is used.
     scale : float
@@ -52,17 +67,34 @@ class Step(Strict):
 
     name: StepName
     section: str | None = None
-    statistic: str | None = None
+    statistic: Statistic | None = None
+    model: OverscanModel | None = None
+    curve: str | None = None
     master: str | None = None
     scale: float = 1.0
     refine: bool = False
     reason: str = ""
 
+    @property
+    def _statistic(self) -> str:
+        return (self.statistic or "").replace("_", " ")
+
+    @property
+    def level(self) -> str:
+        """How the level of a row is found."""
+        if self.model is None or not self.model.is_fitted:
+            return self._statistic
+        return f"{self.model} through row {self._statistic}s"
+
     def __str__(self) -> str:
         if self.name == "subtract_overscan":
-            return f"overscan {self.statistic} of {self.section}"
+            return f"overscan {self.level} of {self.section}"
+        if self.name == "subtract_parallel_overscan":
+            return f"parallel overscan {self._statistic} of {self.section}"
         if self.name == "trim_image":
             return f"trim to {self.section}"
+        if self.name == "correct_linearity":
+            return f"linear by {self.curve}"
         scale = f" x {self.scale:.4g}" if self.scale != 1 else ""
         verb = "/" if self.name == "flat_correct" else "-"
         refined = ", refined on hot pixels" if self.refine else ""

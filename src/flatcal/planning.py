@@ -16,6 +16,7 @@ from flatcal.entries import (
     entry_of,
     geometry_steps,
     identity_of,
+    linearity_steps,
     name_details,
     stored_name,
 )
@@ -151,10 +152,16 @@ class _Planner:
         )
         self.targets = [*_of(Kind.FLAT, good), *_of(Kind.SCIENCE, good)]
         self.choices = {frame.file: self._choose(frame) for frame in self.targets}
-        self.scaled_darks = {
+        # Darks of the night that lose their bias.
+        self.bare_darks = {
             id(choice.dark)
             for choice in self.choices.values()
             if isinstance(choice, DarkChoice) and choice.scaled and choice.dark.stored is None
+        }
+        self.bare_darks |= {
+            id(group)
+            for group in self.dark_groups
+            if linearity_steps(group.first) and self._bias(group.first) is not None
         }
         self.choices = {
             frame.file: self._with_bias(frame, self.choices[frame.file]) for frame in self.targets
@@ -230,6 +237,8 @@ class _Planner:
         assert frame.setup is not None
         groups = []
         for stored in self.library.candidates(kind, frame.setup, frame.date):
+            if kind is Kind.DARK and linearity_steps(frame) and not stored.lost_bias:
+                continue  # made where no bias fitted, so that it could not be made linear
             group = self.stored.setdefault(stored.id, stored_group(stored))
             self.names.setdefault(id(group), f"library_{stored.id}_{stored_name(stored)}")
             groups.append(group)
@@ -237,25 +246,28 @@ class _Planner:
 
     def _has_no_bias(self, dark: Group) -> bool:
         """Whether a master dark has lost its bias, or will have."""
-        return id(dark) in self.scaled_darks if dark.stored is None else dark.stored.lost_bias
+        return id(dark) in self.bare_darks if dark.stored is None else dark.stored.lost_bias
 
     def _with_bias(
         self, frame: Frame, choice: DarkChoice | Caveat | None
     ) -> DarkChoice | Caveat | None:
-        """The choice, or a refusal where its dark has lost the bias and no bias fits the frame."""
-        if (
-            isinstance(choice, DarkChoice)
-            and self._has_no_bias(choice.dark)
-            and self._bias(frame) is None
-        ):
-            name = self.names[id(choice.dark)]
-            why = "" if choice.dark.stored else ", because other frames need it scaled,"
-            return Caveat(
-                "no-bias",
-                f"{name} has lost its bias{why} and no bias fits this frame; take bias frames at "
-                "its set temperature",
-            )
-        return choice
+        """The choice, or a refusal where the frame must lose its bias by itself and none fits."""
+        if not isinstance(choice, DarkChoice):
+            return choice
+        bare, fits = self._has_no_bias(choice.dark), self._bias(frame) is not None
+        if linearity_steps(frame) and not (bare and fits):
+            text = "counts are made linear above the bias level, and no bias fits "
+            text += "the dark of this frame" if fits else "this frame"
+            return Caveat("no-bias", f"{text}; take bias frames at its set temperature")
+        if fits or not bare:
+            return choice
+        name = self.names[id(choice.dark)]
+        why = "" if choice.dark.stored else ", because other frames need it scaled,"
+        return Caveat(
+            "no-bias",
+            f"{name} has lost its bias{why} and no bias fits this frame; take bias frames at "
+            "its set temperature",
+        )
 
     def _calibration_steps(self, frame: Frame) -> tuple[Step, ...]:
         choice = self.choices[frame.file]
@@ -263,15 +275,17 @@ class _Planner:
         steps = list(geometry_steps(frame))
         if choice is None:
             reason = "no dark fits and none is required, so the bias is subtracted by itself"
-            return (*steps, *self._bias_step(frame, reason))
+            return (*steps, *self._bias_step(frame, reason), *linearity_steps(frame))
         dark_reason = choice.reason
         if self._has_no_bias(choice.dark):
             reason = "other frames need this dark scaled, so it holds no bias"
             if choice.scaled:
                 reason = "the dark is scaled, so the bias is subtracted by itself"
+            elif linearity_steps(frame):
+                reason = "counts are made linear above the bias level"
             elif choice.dark.stored is not None:
                 reason = "the dark of the library holds no bias"
-            steps += self._bias_step(frame, reason)
+            steps += [*self._bias_step(frame, reason), *linearity_steps(frame)]
         else:
             dark_reason += "; the bias stays in the dark and goes with it"
         name = self.names[id(choice.dark)]
@@ -354,10 +368,12 @@ class _Planner:
 
     def _raw_master(self, group: Group) -> MasterPlan:
         steps = geometry_steps(group.first)
-        if id(group) in self.scaled_darks:
-            steps += tuple(
-                self._bias_step(group.first, "the dark is to be scaled without its bias")
-            )
+        if id(group) in self.bare_darks:
+            linear = linearity_steps(group.first)
+            reason = "counts are made linear above the bias level"
+            if not linear:
+                reason = "the dark is to be scaled without its bias"
+            steps += (*self._bias_step(group.first, reason), *linear)
         elif group.kind is Kind.DARK:
             bias = choose_bias(group.first, self.bias_groups, self.config.dark)
             return self._master(group, steps, self.names[id(bias)] if bias else "")

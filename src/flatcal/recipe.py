@@ -259,14 +259,13 @@ def load_config(path: str | Path) -> Config:
     except UnicodeDecodeError as error:
         raise ConfigError("bad-config", f"{path} is not text in UTF-8: {error}") from error
     config = parse_config(text, str(path))
-    mask = config.camera.bad_pixel_mask
-    if mask is None:
-        return config
     # As people expect: beside the settings, wherever the command is called from.
-    camera = config.camera.model_copy(
-        update={"bad_pixel_mask": str((path.parent / mask).resolve())}
-    )
-    return config.model_copy(update={"camera": camera})
+    files = {
+        name: str((path.parent / file).resolve())
+        for name in ("bad_pixel_mask", "linearity_table")
+        if (file := getattr(config.camera, name)) is not None
+    }
+    return config.model_copy(update={"camera": config.camera.model_copy(update=files)})
 
 
 def parse_config(text: str, name: str) -> Config:

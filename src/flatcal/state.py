@@ -39,7 +39,7 @@ _WORDS: Final = {
 }
 _SUBTRACTIONS: Final = ("overscan", "bias", "dark")
 # A part of a frame that serves as its overscan has lost all that the frame has lost.
-_SHARED_WITH_OVERSCAN: Final = ("overscan", "bias", "dark", "flat", "gain")
+_SHARED_WITH_OVERSCAN: Final = ("overscan", "bias", "linearity", "dark", "flat", "gain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class ProcessingState:
 
     @property
     def removed(self) -> frozenset[str]:
-        """Steps that were done: some of overscan, trim, bias, dark, flat, gain."""
+        """Steps that were done: some of overscan, trim, bias, linearity, dark, flat, gain."""
         return frozenset(witness.step for witness in self.done) & frozenset(STEP_RECORDS)
 
     def describe(self) -> str:
@@ -119,7 +119,7 @@ def removed_steps(header: Mapping[str, Any]) -> frozenset[str]:
     Returns
     -------
     frozenset of str
-        Some of overscan, trim, bias, dark, flat, gain.
+        Some of overscan, trim, bias, linearity, dark, flat, gain.
     """
     return read_state(header).removed
 
@@ -155,6 +155,8 @@ def refuse_misfit(
     _refuse_second_time(frame, step)
     if step in _SUBTRACTIONS:
         _refuse_after_flat(frame, step)
+    if step == "linearity":
+        _refuse_no_signal(frame)
     if step in ("bias", "dark"):
         _refuse_unlike(frame, other, step)
     if step == "flat":
@@ -240,6 +242,32 @@ def _refuse_unlike(frame: ProcessingState, master: ProcessingState, step: str) -
             f"of frame ({mine.card}) and master {step} ({its.card}) one was multiplied by the "
             "gain and the other not; multiply both or none",
         )
+    mine, its = frame.witness("linearity"), master.witness("linearity")
+    if step == "dark" and mine is not None and its is not None and mine.done != its.done:
+        raise StateError(
+            "state",
+            f"of frame ({mine.card}) and master dark ({its.card}) one was made linear and the "
+            "other not; correct both or none",
+        )
+
+
+def _refuse_no_signal(frame: ProcessingState) -> None:
+    """Refuse the correction of anything but counts above the bias level."""
+    bias = frame.witness("bias")
+    if bias is not None and not bias.done and not frame.of("overscan"):
+        raise StateError(
+            "state",
+            f"the frame still holds its bias level ({bias.card}), and the curve is for counts "
+            "above it; subtract overscan or bias first",
+        )
+    for step in ("dark", "flat"):
+        witness = frame.witness(step)
+        if witness is not None and witness.done:
+            raise StateError(
+                "state",
+                f"{_WORDS[step]} before ({witness.card}), and the curve is for the counts that the "
+                "detector gave; correct frame and dark first, from the frame as it was",
+            )
 
 
 def _gone_or_inside(witness: Testimony) -> str:

@@ -36,8 +36,9 @@ class StoredMaster:
         Of the raw frames it was made of.
     trim_section : str
         FITS section of the raw image that it holds; empty for the whole image.
-    overscan : bool
-        Whether its frames lost their overscan level.
+    overscan, parallel_overscan : bool
+        Whether its frames lost the level of the overscan beside the image, and of that above or
+        below it.
     exposure_time_s : float
         Mean exposure time.
     set_temperature_c : float or None
@@ -72,6 +73,7 @@ class StoredMaster:
     setup: Setup
     trim_section: str
     overscan: bool
+    parallel_overscan: bool
     exposure_time_s: float
     set_temperature_c: float | None
     filter: str

@@ -373,6 +373,7 @@ def test_candidates_agree_in_the_whole_setup(library, put):
         {"gain_setting": "low"},
         {"unit": "electron"},
         {"pedestal_adu": -100.0},
+        {"linearity": "polynomial 1e-06"},
     ):
         assert library.candidates(Kind.BIAS, replace(SETUP, **other), START) == []
 
@@ -514,7 +515,7 @@ def test_files_that_are_no_library(tmp_path):
 
 @pytest.mark.parametrize(
     ("version", "words"),
-    [(4, ("a newer flatcal", "update flatcal")), (1, ("an older flatcal", "to a new library"))],
+    [(4, ("a newer flatcal", "update flatcal")), (2, ("an older flatcal", "to a new library"))],
 )
 def test_a_library_of_another_flatcal_is_refused(library, tmp_path, version, words):
     connection = sqlite3.connect(tmp_path / "lib/masters.sqlite")

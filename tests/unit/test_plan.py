@@ -553,8 +553,8 @@ class Shelf:
         place = {"dark": 0, "bias": 10, "flat": 20}[kind]
         common = {
             "kind": kind, "sha256": "", "recipe": "", "setup": setup, "trim_section": "",
-            "overscan": False, "exposure_time_s": self.exposure, "set_temperature_c": None,
-            "filter": "r",
+            "overscan": False, "parallel_overscan": False, "exposure_time_s": self.exposure,
+            "set_temperature_c": None, "filter": "r",
             "lost_bias": self.lost_bias, "bias_recipe": "", "n_frames": 9, "date_last": "",
             "valid_from": "", "valid_to": "", "added": "", "status": "good", "note": "",
             "flatcal_version": "",

@@ -30,6 +30,7 @@ with warnings.catch_warnings():
 from flatcal import steps
 from flatcal.errors import DarkExposureError, FlatcalWarning, FrameError, SectionError, StateError
 from flatcal.kernels.arithmetic import calibrate
+from flatcal.overscan_model import OverscanModel
 from flatcal.state import removed_steps
 
 OWN_CARDS = {"OSCANSUB", "TRIMMED", "BIASSUB", "DARKSUB", "FLATDIV"}
@@ -116,6 +117,27 @@ def test_overscan_model_and_section(seed, dtype, axis):
     result = steps.subtract_overscan(ccd, **arguments)
     oracle = ccdproc.subtract_overscan(ccd, **arguments)
     np.testing.assert_allclose(result.data, oracle.data, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("model", [Polynomial1D(1), OverscanModel("polynomial", 1)])
+def test_a_model_goes_through_rows_without_a_good_overscan_pixel(model):
+    level = 100 + 2.5 * np.arange(12.0)
+    ccd = CCDData(np.repeat(level[:, None], 6, axis=1), unit="adu", mask=np.zeros((12, 6), bool))
+    ccd.data[3, 4:] = 1e6
+    ccd.mask[3, 4:] = True
+    result = steps.subtract_overscan(ccd, overscan=ccd[:, 4:], model=model)
+    np.testing.assert_allclose(result.data[:, :4], 0, atol=1e-9)
+
+
+def test_the_model_of_a_run_leaves_outliers_out():
+    level = 100 + 2.5 * np.arange(60.0)
+    level[[5, 6, 40]] += 300
+    ccd = CCDData(np.repeat(level[:, None], 6, axis=1), unit="adu")
+    result = steps.subtract_overscan(
+        ccd, fits_section="[5:6,1:60]", model=OverscanModel("legendre", 1)
+    )
+    good = ~np.isin(np.arange(60), [5, 6, 40])
+    np.testing.assert_allclose(result.data[good], 0, atol=1e-8)
 
 
 def test_masked_overscan_pixels_do_not_count():

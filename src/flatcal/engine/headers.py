@@ -221,6 +221,8 @@ def _identity_cards(master: MasterPlan, bias_recipe: str) -> fits.Header:
         header["FCPEDEST"] = (setup.pedestal_adu, "[adu] PEDESTAL of the raw frames")
     if setup.detector:
         header["FCDETECT"] = (setup.detector, "detector of a mosaic, by its extension")
+    if setup.linearity:
+        header["FCLINEAR"] = (setup.linearity, "curve that makes counts linear")
     if master.set_temperature_c is not None:
         header["FCSETTMP"] = (master.set_temperature_c, "[C] set temperature")
     if master.kind is Kind.DARK:
@@ -277,8 +279,10 @@ def _stem(keyword: str) -> str:
 
 _REMOVES: Final = {
     "subtract_overscan": "overscan",
+    "subtract_parallel_overscan": "overscan",
     "trim_image": "trim",
     "subtract_bias": "bias",
+    "correct_linearity": "linearity",
     "subtract_dark": "dark",
     "flat_correct": "flat",
 }
@@ -297,12 +301,17 @@ def state_cards(steps: Sequence[Step]) -> fits.Header:
         header[record.card] = (step in removed, record.comment)
     for keyword, name, comment in (
         ("OSCANSEC", "subtract_overscan", "overscan section used"),
+        ("POSCNSEC", "subtract_parallel_overscan", "parallel overscan section used"),
         ("TRIMDSEC", "trim_image", "section that was kept"),
     ):
         if name in done:
             header[keyword] = done[name].section
             if len(header[keyword]) <= _LONGEST_WITH_COMMENT:
                 header.comments[keyword] = comment
+    if "correct_linearity" in done:
+        header["LINCURVE"] = (done["correct_linearity"].curve, "curve that made counts linear")
+    if "subtract_overscan" in done:
+        header["OSCANMOD"] = (done["subtract_overscan"].level, "level of a row")
     for keyword, name, comment in (
         ("BIASNAME", "subtract_bias", "master bias"),
         ("DARKNAME", "subtract_dark", "master dark"),

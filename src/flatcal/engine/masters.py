@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,11 @@ from flatcal.flags import INHERITED, Flag
 from flatcal.frame import Detector
 from flatcal.io import RawFrame, decode
 from flatcal.kernels import arithmetic
+from flatcal.kernels.linearity import stretch_std
 from flatcal.kernels.stats import median_of_good
+from flatcal.levels import Levels, Overscan
+from flatcal.nonlinearity import Correction, load_correction
+from flatcal.overscan_model import PER_ROW, OverscanModel
 from flatcal.plan import Step
 from flatcal.projection import READ_PIXELS
 from flatcal.section import Section, parse_sections
@@ -87,8 +92,14 @@ class Preparation:
     ----------
     regions : tuple of Region
         The parts of the image that the amplifiers have read; most often one.
-    statistic : callable
-        Of the overscan pixels of a row.
+    statistic : str
+        Of the overscan pixels of a row, or of a column of the parallel overscan.
+    model : OverscanModel
+        How the level varies along the rows.
+    parallel : slice or None
+        Rows of overscan above or below the image.
+    linearise : bool
+        Whether the counts are made linear, once they have lost their bias.
     bias, dark, flat : Master or None
         What is subtracted and divided by.
     marked : ndarray of bool, shape (rows, columns) or size 0
@@ -104,7 +115,10 @@ class Preparation:
     """
 
     regions: tuple[Region, ...]
-    statistic: Callable[..., Array]
+    statistic: str
+    model: OverscanModel
+    parallel: slice | None
+    linearise: bool
     bias: Master | None
     bias_name: str
     dark: Master | None
@@ -123,6 +137,11 @@ class Preparation:
         if self.dark is None or self.dark.lost_bias != self.bias_name:
             return 1.0
         return 1.0 - 2.0 * float(self.dark_scale)
+
+    def overscan_of(self, region: Region) -> Overscan:
+        """What gives the level of a region."""
+        columns = region.overscan and region.overscan[1]
+        return Overscan(region.raw, columns, self.parallel, self.statistic, self.model)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -169,13 +188,17 @@ def prepare(
         step = by_name.get(name)  # type: ignore[call-overload]
         return None if step is None else master(step.master)
 
-    overscan = by_name.get("subtract_overscan")
+    parallel = sections_of("subtract_parallel_overscan")
+    overscan = by_name.get("subtract_overscan") or by_name.get("subtract_parallel_overscan")
     dark = by_name.get("subtract_dark")
     sections = sections_of("trim_image") or ((slice(0, shape[0]), slice(0, shape[1])),)
     regions = make_regions(sections, sections_of("subtract_overscan"), detectors)
     return Preparation(
         regions=regions,
-        statistic=np.mean if overscan and overscan.statistic == "mean" else np.median,
+        statistic=(overscan and overscan.statistic) or "median",
+        model=(overscan and overscan.model) or PER_ROW,
+        parallel=parallel[0][0] if parallel else None,
+        linearise="correct_linearity" in by_name,
         bias=master_of("subtract_bias"),
         bias_name=bias.master or "" if (bias := by_name.get("subtract_bias")) else "",
         dark=master_of("subtract_dark"),
@@ -210,6 +233,15 @@ class CalibratedFrame:
         self.raw = raw
         self._buffers = buffers
         self.preparation = preparation
+        self._lock = Lock()
+        self._all_levels: dict[int, Levels] = {}
+        self._corrections: dict[int, Correction] = {}
+        if preparation.linearise:
+            for region in preparation.regions:
+                detector = region.detector
+                assert detector.linearity is not None
+                correction = load_correction(detector.linearity, detector.saturation_adu)
+                self._corrections[id(region)] = correction
 
     @property
     def band_rows(self) -> int:
@@ -325,19 +357,38 @@ class CalibratedFrame:
         p = self.preparation
         limits = _limits(region.detector, p.dtype)
         steps = (
-            self._level(region, pixels),
+            self._level(region, section[0], pixels),
             _cut(p.bias, section, p.dtype),
             _cut(p.dark, section, p.dtype),
             p.dark_scale,
             _cut(p.flat, section, p.dtype),
         )
-        if self.raw.is_plain:
-            first = region.raw[1].start
+        first = region.raw[1].start
+        if self.raw.is_plain and p.parallel is None and not p.linearise:
             arithmetic.calibrate_uint16(pixels, first, *steps, *limits, out, flags)
+            return
+        if self.raw.is_plain:
+            nothing = _no_steps(out.dtype)
+            arithmetic.calibrate_uint16(pixels, first, *nothing, *limits, out, _NO_FLAGS)
         else:
             out[:] = pixels[:, region.raw[1]]
-            arithmetic.flag_image(out, *limits, steps[-1], flags)
-            arithmetic.calibrate(out, *steps)
+        arithmetic.flag_image(out, *limits, steps[-1], flags)
+        self._calibrate_in_turn(region, out, flags, *steps)
+
+    def _calibrate_in_turn(
+        self, region: Region, out: Array, flags: Array, level: Array, bias: Array, *others: Any
+    ) -> None:
+        """Calibrate rows to which more is done than the kernel knows, while they are in cache."""
+        no_level, no_plane, *nothing = _no_steps(out.dtype)
+        if self.preparation.parallel is not None:
+            arithmetic.calibrate(out, level, no_plane, *nothing)
+            out -= np.asarray(self._levels(region).columns, out.dtype)
+            level = no_level
+        if self.preparation.linearise:
+            arithmetic.calibrate(out, level, bias, *nothing)
+            self._corrections[id(region)].apply(out, flags)
+            level, bias = no_level, no_plane
+        arithmetic.calibrate(out, level, bias, *others)
 
     def _flag_bled(self, band: slice, flags: Array) -> None:
         """Flag the neighbours of saturated pixels, also of those in the rows beside the band."""
@@ -366,21 +417,28 @@ class CalibratedFrame:
                 found[region.place[1]] = (values >= limit) * np.uint16(Flag.SATURATED)
         return found if found.any() else None
 
-    def _level(self, region: Region, pixels: Array) -> Array:
-        """Overscan level of rows of the raw image, as they are stored where that is plain."""
-        p = self.preparation
-        if region.overscan is None:
-            return np.empty(0, p.dtype)
-        overscan = pixels[:, region.overscan[1]]
+    def _level(self, region: Region, rows: slice, pixels: Array) -> Array:
+        """Overscan level of some rows of the image that is kept, from the raw rows as stored."""
+        dtype, overscan = self.preparation.dtype, self.preparation.overscan_of(region)
+        if overscan.columns is None:
+            return np.empty(0, dtype)
+        if overscan.needs_all:
+            first = region.place[0].start
+            found = self._levels(region).rows[rows.start - first : rows.stop - first]
+            return np.asarray(found, dtype)
+        beside = pixels[:, overscan.columns]
         if self.raw.is_plain:
-            overscan = decode(overscan, np.float64)
-        limit = _limits(region.detector, p.dtype)[1]
-        bad = ~(overscan < limit)  # saturated, or not a number
-        if bad.any():
-            overscan = np.ma.masked_array(overscan, bad)
-            statistic = np.ma.mean if p.statistic is np.mean else np.ma.median
-            return np.asarray(np.ma.filled(statistic(overscan, axis=1), np.nan), p.dtype)
-        return np.asarray(p.statistic(overscan, axis=1), p.dtype)
+            beside = decode(beside, np.float64)
+        return np.asarray(overscan.row_levels(beside, _limits(region.detector, dtype)[1]), dtype)
+
+    def _levels(self, region: Region) -> Levels:
+        """Levels that need all of the overscan; whichever band comes first has it read."""
+        p = self.preparation
+        with self._lock:
+            if id(region) not in self._all_levels:
+                saturation = _limits(region.detector, p.dtype)[1]
+                self._all_levels[id(region)] = p.overscan_of(region).read(self.raw, saturation)
+            return self._all_levels[id(region)]
 
     def refine(self, data: Array, flags: Array) -> None:
         """Refine the factor of the dark on the hot pixels, where the plan says so.
@@ -400,15 +458,13 @@ class CalibratedFrame:
         self.preparation = replace(p, dark_scale=p.dark_scale + correction, refine=False)
 
     def level_variance(self, region: Region) -> float:
-        """Variance in ADU squared of the overscan level of a row; 0 without an overscan.
+        """Variance in ADU squared of the overscan level of a pixel; 0 without an overscan."""
+        return self.preparation.overscan_of(region).variance(read_variance_adu2(region.detector))
 
-        That of a median is pi / 2 times that of a mean.
-        """
-        if region.overscan is None:
-            return 0.0
-        n_columns: int = region.overscan[1].stop - region.overscan[1].start
-        factor: float = 1.0 if self.preparation.statistic is np.mean else np.pi / 2
-        return factor * read_variance_adu2(region.detector) / n_columns
+    def slopes_at(self, region: Region, levels: Array) -> Array:
+        """How much the correction of linearity stretches counts at these levels."""
+        correction = self._corrections.get(id(region))
+        return np.ones_like(levels) if correction is None else correction.slope_at(levels)
 
     def propagate(self, band: slice, calibrated: Array, out: Array) -> None:
         """Standard deviation of calibrated rows; see `kernels.arithmetic.propagate`.
@@ -448,20 +504,34 @@ class CalibratedFrame:
     ) -> None:
         p, detector = self.preparation, region.detector
         kind = p.dtype.type
+        read_variance = kind(read_variance_adu2(detector) + self.level_variance(region))
+        bias = _cut_std(p.bias, section, p.dtype), kind(p.bias_factor)
+        dark, flat = _cut(p.dark, section, p.dtype), _cut(p.flat, section, p.dtype)
         arithmetic.propagate(
             calibrated,
-            kind(read_variance_adu2(detector) + self.level_variance(region)),
+            read_variance,
             kind(detector.gain_electron_per_adu),
-            _cut_std(p.bias, section, p.dtype),
-            kind(p.bias_factor),
-            _cut(p.dark, section, p.dtype),
+            *bias,
+            dark,
             _cut_std(p.dark, section, p.dtype),
             p.dark_scale,
             kind(zero),
-            _cut(p.flat, section, p.dtype),
+            flat,
             _cut_std(p.flat, section, p.dtype),
             out,
         )
+        if p.linearise:
+            slopes = self._corrections[id(region)].even_slopes
+            stretch_std(
+                out, calibrated, dark, p.dark_scale, flat, read_variance, *bias,
+                slopes.values.astype(p.dtype), kind(slopes.first), kind(slopes.per_adu),
+            )  # fmt: skip
+
+
+def _no_steps(dtype: np.dtype[Any]) -> tuple[Any, ...]:
+    """The steps that kernels take, none of which does anything."""
+    no_plane = np.empty((0, 0), dtype)
+    return np.empty(0, dtype), no_plane, no_plane, dtype.type(1), no_plane
 
 
 def _limits(detector: Detector, dtype: np.dtype[Any]) -> tuple[Any, Any]:

@@ -312,6 +312,8 @@ def combine_flats(
                 flat_variances(levels, region.detector, readers[0].level_variance(region))
                 for region in regions
             ]
+            for its_terms, region in zip(terms, regions, strict=True):
+                its_terms[:, 1] *= readers[0].slopes_at(region, levels) ** 2
         if by_noise:
             models = [
                 model_noise(its_terms, 1 / levels, pixels, lost_bias=True)

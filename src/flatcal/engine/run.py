@@ -46,7 +46,7 @@ from flatcal.extras import require_extra
 from flatcal.frame import Caveat, Kind
 from flatcal.io import owning_up, remove_stale_parts
 from flatcal.kernels.compiled import telling_of_compilation
-from flatcal.plan import FramePlan, MasterPlan, Plan
+from flatcal.plan import OVERSCAN_STEPS, FramePlan, MasterPlan, Plan
 from flatcal.projection import DEFAULT_MEMORY_BYTES, Stage, master_bytes, project_memory
 from flatcal.records import ProductRecord, RunRecord
 from flatcal.storage import Place, name_below, place_of
@@ -296,7 +296,7 @@ class _Run:
         """Value without dark current, where it is known: all above it has shot noise."""
         if master.level_of and master.level_of not in self.master_failures:
             return self._product_of(master.level_of).median_adu
-        has_overscan = any(step.name == "subtract_overscan" for step in master.steps)
+        has_overscan = any(step.name in OVERSCAN_STEPS for step in master.steps)
         return 0.0 if master.lost_bias or has_overscan or master.kind is not Kind.DARK else None
 
     def _make_flat_master(self, master: MasterPlan) -> None:

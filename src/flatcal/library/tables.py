@@ -78,8 +78,10 @@ MASTERS: Final = Table(
     _fact("unit", Text),
     _fact("pedestal_adu", Double),
     _fact("detector", Text),
+    _fact("linearity", Text),
     _fact("trim_section", Text),
     _fact("overscan", Boolean),
+    _fact("parallel_overscan", Boolean),
     _fact("exposure_time_s", Double),
     Column("set_temperature_c", Double),
     _fact("filter", Text),
@@ -111,6 +113,7 @@ SETUP_COLUMNS: Final = (
     "unit",
     "pedestal_adu",
     "detector",
+    "linearity",
 )
 
 
@@ -131,9 +134,11 @@ def stored_master(row: Row[Any], store: Path) -> StoredMaster:
             row.unit,
             row.pedestal_adu,
             row.detector,
+            row.linearity,
         ),
         trim_section=row.trim_section,
         overscan=row.overscan,
+        parallel_overscan=row.parallel_overscan,
         exposure_time_s=row.exposure_time_s,
         set_temperature_c=row.set_temperature_c,
         filter=row.filter,

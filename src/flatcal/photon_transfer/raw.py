@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from numpy.typing import NDArray
 
 from flatcal.frame import Storage
 from flatcal.io import RawFrame
+from flatcal.levels import Levels, Overscan
+from flatcal.overscan_model import PER_ROW, OverscanModel
 from flatcal.photon_transfer.boxes import BOX_PIXELS, PairStrip, difference_variance, measure_boxes
 from flatcal.photon_transfer.point import (
     PhotonTransferPoint,
@@ -62,7 +63,11 @@ class RawImage:
     parts : tuple of RawPart
         What its amplifiers have read, moved together.
     statistic : str
-        'median' or 'mean'.
+        'median', 'mean' or 'clipped_mean'.
+    model : OverscanModel
+        How the level of the overscan varies along the rows.
+    parallel : slice or None
+        Rows of overscan above or below the image.
     """
 
     path: Place
@@ -70,6 +75,13 @@ class RawImage:
     shape: tuple[int, int]
     parts: tuple[RawPart, ...]
     statistic: str
+    model: OverscanModel = PER_ROW
+    parallel: slice | None = None
+
+    def overscan_of(self, part: RawPart) -> Overscan:
+        """The overscan whose levels are subtracted from a part."""
+        columns = part.overscan and part.overscan[1]
+        return Overscan(part.data, columns, self.parallel, self.statistic, self.model)
 
     @property
     def places(self) -> tuple[Section, ...]:
@@ -85,11 +97,9 @@ class RawImage:
     def level_factors(self) -> tuple[float, ...]:
         """Variance of a pixel whose overscan level is off, in units of that of a reading.
 
-        One for each part. The variance of a median of c values is pi / 2 times that of their mean.
+        One for each part.
         """
-        factor = 1.0 if self.statistic == "mean" else math.pi / 2
-        overscans = [part.overscan for part in self.parts]
-        return tuple(1.0 if o is None else 1 + factor / (o[1].stop - o[1].start) for o in overscans)
+        return tuple(1.0 + self.overscan_of(part).variance(1.0) for part in self.parts)
 
 
 def spread_over_parts(
@@ -130,6 +140,7 @@ class OpenImage:
     def __init__(self, image: RawImage) -> None:
         self.image = image
         self._raw = RawFrame(image.path, image.storage, image.shape)
+        self._levels: dict[int, Levels] = {}
 
     def __enter__(self) -> OpenImage:
         self._raw.__enter__()
@@ -164,10 +175,18 @@ class OpenImage:
         good = np.isfinite(values)
         if part.saturation_adu is not None:
             good &= values < part.saturation_adu
-        if part.overscan is not None:
-            statistic = np.mean if self.image.statistic == "mean" else np.median
-            values = values - statistic(whole[:, part.overscan[1]], axis=1, keepdims=True)
-        return values, good
+        saturation = np.inf if part.saturation_adu is None else part.saturation_adu
+        overscan = self.image.overscan_of(part)
+        if overscan.needs_all:
+            number = self.image.parts.index(part)
+            if number not in self._levels:
+                self._levels[number] = overscan.read(self._raw, saturation)
+            first = part.data[0].start
+            rows = slice(start - first, stop - first)
+            values = self._levels[number].subtracted_from(values, rows)
+        elif overscan.columns is not None:
+            values = values - overscan.row_levels(whole[:, overscan.columns], saturation)[:, None]
+        return values, good & np.isfinite(values)
 
 
 def sample_bands(shape: tuple[int, int], most_pixels: int) -> tuple[slice, ...]:

@@ -13,8 +13,10 @@ from flatcal.extension import file_of
 from flatcal.frame import Kind
 from flatcal.io import RawFrame
 from flatcal.kernels.arithmetic import calibrate
+from flatcal.levels import Levels, Overscan
+from flatcal.nonlinearity import load_correction
 from flatcal.outputs import open_planes
-from flatcal.plan import FramePlan, Step
+from flatcal.plan import OVERSCAN_STEPS, FramePlan, Step
 from flatcal.section import (
     Section,
     assemble_sections,
@@ -32,7 +34,9 @@ _BANDS: Final = 64
 _PIXELS: Final = 1 << 18
 _STEP_LABELS: Final = {
     "subtract_overscan": "less overscan",
+    "subtract_parallel_overscan": "less parallel overscan",
     "subtract_bias": "less bias",
+    "correct_linearity": "made linear",
     "subtract_dark": "less dark",
     "flat_correct": "over flat",
 }
@@ -120,7 +124,7 @@ def rows_after_each_step(
     BrokenFileError
         When the raw file or a master cannot be read.
     """
-    values, levels = _rows_and_levels(night, frame, bands)
+    values, levels, of_columns = _rows_and_levels(night, frame, bands)
     yield "raw", values.copy()
     for step in frame.steps:
         if step.name == "trim_image":
@@ -129,6 +133,10 @@ def rows_after_each_step(
         scale = 1.0
         if step.name == "subtract_overscan":
             values -= levels
+        elif step.name == "subtract_parallel_overscan":
+            values -= of_columns
+        elif step.name == "correct_linearity":
+            _make_linear(values, frame, bands)
         else:
             assert step.master is not None
             master = output_rows(night.path_of_master(step.master), bands)
@@ -151,15 +159,18 @@ def _no_masters() -> tuple[Array, Array, Array]:
 
 def _rows_and_levels(
     night: ReducedNight, frame: FramePlan, bands: Sequence[slice]
-) -> tuple[Array, Array]:
-    """Raw values of some rows of the image, and the overscan level of each of their pixels."""
+) -> tuple[Array, Array, Array]:
+    """Raw values of some rows of the image, the overscan level of each, and of each column."""
     data, overscans = kept_sections(frame, frame.steps), overscan_sections(frame, frame.steps)
+    parallel = _sections_of("subtract_parallel_overscan", frame, frame.steps)
+    step = next((step for step in frame.steps if step.name in OVERSCAN_STEPS), None)
     wanted = np.concatenate([np.arange(band.start, band.stop) for band in bands])
     values = np.empty((wanted.size, shape_of_sections(data)[1]), np.float32)
     levels = np.zeros_like(values)
-    mean = any(step.statistic == "mean" for step in frame.steps)
-    statistic = np.mean if mean else np.median
-    for section, (rows, columns), overscan in zip_longest(data, assemble_sections(data), overscans):
+    of_columns = np.zeros(values.shape[1], np.float32)
+    for section, (rows, columns), beside, detector in zip_longest(
+        data, assemble_sections(data), overscans, frame.detectors
+    ):
         shift = section[0].start - rows.start
         own = [slice(max(b.start, rows.start), min(b.stop, rows.stop)) for b in bands]
         own = [slice(b.start + shift, b.stop + shift) for b in own if b.start < b.stop]
@@ -168,9 +179,45 @@ def _rows_and_levels(
         whole = raw_rows(night, frame, own)
         its = (wanted >= rows.start) & (wanted < rows.stop)
         values[its, columns] = whole[:, section[1]]
-        if overscan is not None:
-            levels[its, columns] = statistic(whole[:, overscan[1]], axis=1, keepdims=True)
-    return values, levels
+        if step is None:
+            continue
+        assert step.model is not None
+        assert step.statistic is not None
+        overscan = Overscan(
+            section, beside and beside[1], parallel[0][0] if parallel else None,
+            step.statistic, step.model,
+        )  # fmt: skip
+        saturation = detector.saturation_adu or np.inf
+        if not overscan.needs_all:
+            pixels = whole[:, overscan.columns].astype(np.float64)
+            levels[its, columns] = overscan.row_levels(pixels, saturation)[:, None]
+            continue
+        found = _read_levels(night, frame, overscan, saturation)
+        if found.rows.size:
+            levels[its, columns] = found.rows[wanted[its] - rows.start, None]
+        of_columns[columns] = found.columns if found.columns.size else 0.0
+    return values, levels, of_columns
+
+
+def _read_levels(
+    night: ReducedNight, frame: FramePlan, overscan: Overscan, saturation: float
+) -> Levels:
+    assert frame.storage is not None
+    assert frame.shape is not None
+    with RawFrame(night.raw / frame.file, frame.storage, frame.shape) as raw:
+        return overscan.read(raw, saturation)
+
+
+def _make_linear(values: Array, frame: FramePlan, bands: Sequence[slice]) -> None:
+    """Correct the linearity of some rows of the image, by the curve of each amplifier."""
+    wanted = np.concatenate([np.arange(band.start, band.stop) for band in bands])
+    places = assemble_sections(kept_sections(frame, frame.steps))
+    for (rows, columns), detector in zip(places, frame.detectors, strict=True):
+        assert detector.linearity is not None
+        its = (wanted >= rows.start) & (wanted < rows.stop)
+        part = np.ascontiguousarray(values[its, columns])
+        load_correction(detector.linearity, detector.saturation_adu).apply(part)
+        values[its, columns] = part
 
 
 def _scale(night: ReducedNight, frame: FramePlan, step: Step) -> float:

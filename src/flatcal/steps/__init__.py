@@ -8,6 +8,7 @@ from flatcal.steps.dark import find_nearest_dark_exposure, subtract_dark
 from flatcal.steps.flat import flat_correct
 from flatcal.steps.gain import create_deviation, gain_correct
 from flatcal.steps.keyword import Keyword
+from flatcal.steps.linearity import correct_linearity
 from flatcal.steps.overscan import subtract_overscan, trim_image
 from flatcal.steps.process import ccd_process
 
@@ -16,6 +17,7 @@ __all__ = [
     "Keyword",
     "ccd_process",
     "conf",
+    "correct_linearity",
     "create_deviation",
     "find_nearest_dark_exposure",
     "flat_correct",

@@ -23,6 +23,7 @@ AddKeyword = bool | str | Keyword | Mapping[str, Any] | None
 # short one, and the short one the arguments; the names are those of ccdproc.
 SHORT_NAMES: Final[Mapping[str, str]] = {
     "ccd_process": "ccdproc",
+    "correct_linearity": "corrlin",
     "create_deviation": "creatvar",
     "flat_correct": "flatcor",
     "gain_correct": "gaincor",

@@ -9,6 +9,8 @@ from astropy.modeling import fitting
 from astropy.nddata import CCDData
 
 from flatcal.errors import FrameError
+from flatcal.levels import fit_levels
+from flatcal.overscan_model import OverscanModel
 from flatcal.section import parse_section
 from flatcal.state import refuse_misfit, refuse_part
 from flatcal.steps import _arithmetic as arithmetic
@@ -42,8 +44,10 @@ def subtract_overscan(
         Overscan as a FITS section ``[x1:x2,y1:y2]``.
     median : bool
         Median instead of mean.
-    model : astropy.modeling.Model, optional
-        Linear model that is fitted to the levels and replaces them.
+    model : astropy.modeling.Model or OverscanModel, optional
+        Model that is fitted to the levels and replaces them: one of astropy that is linear in its
+        parameters, or that of a run, which leaves outliers out of the fit. Rows without any good
+        pixel have no part in it.
     add_keyword : bool, str, Keyword, mapping or None
         What to record in the header; False or None records nothing.
 
@@ -74,8 +78,7 @@ def subtract_overscan(
     factor = arithmetic.unit_factor(ccd, overscan)
     level = _level(overscan, overscan_axis, median) * factor
     if model is not None:
-        position = np.arange(level.size)
-        level = fitting.LinearLSQFitter()(model, position, level)(position)
+        level = _fitted(level, model)
     data = _subtract_level(ccd.data, level, overscan_axis)
     mask = arithmetic.union_of_masks(arithmetic.mask_of(ccd))
     result = arithmetic.derive(ccd, data, uncertainty=arithmetic.copy_uncertainty(ccd), mask=mask)
@@ -105,6 +108,18 @@ def _level(overscan: CCDData, axis: int, median: bool) -> arithmetic.Array:
     average = np.ma.median if median else np.ma.mean
     level = average(values, axis=axis)
     return np.asarray(np.ma.filled(level, np.nan))
+
+
+def _fitted(level: arithmetic.Array, model: Any) -> arithmetic.Array:
+    """The levels as a model has them, also where there is none."""
+    level = level.astype(np.float64)
+    if isinstance(model, OverscanModel):
+        return fit_levels(level, model)
+    known, position = np.isfinite(level), np.arange(level.size)
+    if not known.any():
+        return level
+    fit = fitting.LinearLSQFitter()(model, position[known], level[known])
+    return np.asarray(fit(position))
 
 
 def _subtract_level(image: arithmetic.Array, level: arithmetic.Array, axis: int) -> Any:

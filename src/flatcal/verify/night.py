@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from flatcal.errors import ConfigError
 from flatcal.extension import file_of
 from flatcal.frame import Detector, Kind
+from flatcal.overscan_model import PER_ROW
 from flatcal.photon_transfer.raw import RawImage, RawPart
 from flatcal.plan import FramePlan, MasterPlan, Plan, Step
 from flatcal.records import ProductRecord, RunRecord
@@ -88,6 +89,7 @@ class ReducedNight:
         overscan, trim = by_name.get("subtract_overscan"), by_name.get("trim_image")
         data = _sections_of(trim, frame.shape)
         data = data or ((slice(0, frame.shape[0]), slice(0, frame.shape[1])),)
+        parallel = _sections_of(by_name.get("subtract_parallel_overscan"), frame.shape)
         return RawImage(
             self.raw / file_of(frame.file),
             frame.storage,
@@ -99,6 +101,8 @@ class ReducedNight:
                 )
             ),
             (overscan.statistic if overscan else None) or "median",
+            (overscan.model if overscan else None) or PER_ROW,
+            parallel[0][0] if parallel else None,
         )
 
 

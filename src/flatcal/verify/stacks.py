@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from flatcal.frame import Detector, Kind
 from flatcal.photon_transfer.boxes import clipped_moments
 from flatcal.photon_transfer.raw import OpenImage, RawImage, sample_bands, spread_over_parts
-from flatcal.plan import FramePlan, MasterPlan
+from flatcal.plan import OVERSCAN_STEPS, FramePlan, MasterPlan
 from flatcal.records import ProductRecord
 from flatcal.verify.night import ReducedNight, read_variance_adu2
 from flatcal.verify.planes import SAMPLE_PIXELS, Sample, read_sample
@@ -150,7 +150,7 @@ def _zero_of(night: ReducedNight, master: MasterPlan, product: ProductRecord) ->
         bias = night.run.products.get(night.plan.master(master.level_of).output)
         if bias is not None and bias.median_adu is not None:
             return bias.median_adu
-    return 0.0 if "subtract_overscan" in names else product.median_adu
+    return product.median_adu if names.isdisjoint(OVERSCAN_STEPS) else 0.0
 
 
 class _Halves:

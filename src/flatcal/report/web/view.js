@@ -1,7 +1,7 @@
 "use strict";
 const $ = (id) => document.getElementById(id);
 const panel = document.querySelector(".picture"), room = panel.querySelector(".bokeh"), list = $("list");
-const names = { raw: "raw", subtract_overscan: "less overscan", subtract_bias: "less bias", subtract_dark: "less dark", flat_correct: "over flat", ratio: "ratio to master", master: "master" };
+const names = { raw: "raw", subtract_overscan: "less overscan", subtract_parallel_overscan: "less parallel overscan", subtract_bias: "less bias", correct_linearity: "made linear", subtract_dark: "less dark", flat_correct: "over flat", ratio: "ratio to master", master: "master" };
 let frames = [], chosen = null, stage = null, shown = null, plot = null, kept = null, timer = null, request = 0;
 
 const ask = async (address, options) => {
