@@ -318,3 +318,57 @@ def test_more_parameters_than_rows_can_tell_are_refused(tmp_path, put_frame):
     (frame,) = find_frames(tmp_path, config)
     assert [error.slug for error in frame.errors] == ["overscan-model"]
     assert "7 parameters, too many for 10 rows" in frame.errors[0].text
+
+
+# -- several amplifiers ------------------------------------------------------------------
+
+TWO = """\
+[camera]
+saturation_adu = 60000
+[[camera.amplifiers]]
+name = "left"
+data_section = "[13:32,1:240]"
+overscan_section = "[1:12,1:240]"
+[[camera.amplifiers]]
+name = "right"
+data_section = "[33:52,1:240]"
+overscan_section = "[53:64,1:240]"
+"""
+
+
+def test_each_amplifier_has_a_fit_of_its_own(tmp_path, put_frame):
+    """A prescan at the left and an overscan at the right, which drift apart; counts that bend."""
+    rng = np.random.default_rng(9)
+    for number, (kind, exposure) in enumerate([("BIAS", 0.0)] * 3 + [("LIGHT", 1.0)]):
+        data = rng.normal(3000 if exposure else 1000, 4, (ROWS, 64))
+        data[:, :32] += curve(ROWS)[:, None]
+        data[:, 32:] += 3 * curve(ROWS)[::-1, None]
+        put_frame(
+            tmp_path / f"raw/a{number}.fits", kind, exposure, data.round().astype(np.uint16),
+            BUNIT="adu", FILTER="r",
+        )  # fmt: skip
+    camera = model_settings("chebyshev") + "overscan_iterations = 0\n"
+    camera += "linearity_coefficients = [2e-5]\n"
+    text = TWO.replace("[camera]\n", f"[camera]\n{camera}", 1) + REST
+    text += "[science]\nflat_required = false\n"
+    config = parse_config(text, "night.toml")
+    made = plan_frames(tmp_path / "raw", find_frames(tmp_path / "raw", config), config)
+    assert run_plan(made, tmp_path / "out").failed == ()
+    pixels = values(tmp_path / "raw/a3.fits")
+    parts = []
+    for beside, data in ((slice(0, 12), slice(12, 32)), (slice(52, 64), slice(32, 52))):
+        level = fit_by_library(np.median(pixels[:, beside], axis=1), MODELS["chebyshev"])
+        parts.append(pixels[:, data] - level[:, None])
+    signal = np.hstack(parts) - values(tmp_path / "out/masters/master_bias.fits")
+    expected = signal * (1 + 2e-5 * signal)
+    np.testing.assert_allclose(
+        values(tmp_path / "out/science/science-a3.fits"), expected, atol=1e-6
+    )
+
+
+def test_a_parallel_overscan_of_several_amplifiers_is_refused(tmp_path, put_frame):
+    put_frame(tmp_path / "b.fits", "BIAS", 0.0, np.ones((ROWS + ABOVE, 64), np.uint16))
+    text = TWO.replace("[camera]\n", f"[camera]\n{PARALLEL}", 1)
+    (frame,) = find_frames(tmp_path, parse_config(text, "night.toml"))
+    assert [error.slug for error in frame.errors] == ["bad-section"]
+    assert "is for one amplifier" in frame.errors[0].text
