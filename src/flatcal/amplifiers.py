@@ -234,9 +234,9 @@ def _largest_value(cards: Mapping[str, Any]) -> float | None:
     bits = cards.get("BITPIX")
     if not isinstance(bits, int) or bits < 0:
         return None
-    top = 2.0**bits - 1 if bits == 8 else 2.0 ** (bits - 1) - 1
+    ends = (0.0, 255.0) if bits == 8 else (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1)
     scale, zero = as_number(cards.get("BSCALE", 1)), as_number(cards.get("BZERO", 0))
-    return top * (1.0 if scale is None else scale) + (zero or 0.0)
+    return max(end * (1.0 if scale is None else scale) for end in ends) + (zero or 0.0)
 
 
 def _check(amplifiers: Sequence[Amplifier]) -> None:

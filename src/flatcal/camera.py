@@ -156,6 +156,7 @@ class CameraSettings(Strict):
     amplifiers: tuple[AmplifierSettings, ...] | None = Field(
         default=None, description="one table for each amplifier, where several share an image"
     )
+    colour_matrix: Literal["header", "none", "RGGB", "BGGR", "GRBG", "GBRG"] | None = None
     extensions: dict[str, ExtensionSettings] | None = Field(
         default=None, description="detectors of a mosaic, by the names of their extensions"
     )
@@ -218,6 +219,7 @@ GENERIC = CameraProfile(
     overscan_model="per_row",
     parallel_overscan_section="none",
     trim_section="header",
+    colour_matrix="header",
 )
 
 

@@ -158,4 +158,5 @@ def entry_of(
         errors=(*frame.errors, *errors),
         storage=frame.storage,
         detectors=frame.detectors,
+        colour_matrix=frame.colour_matrix,
     )

@@ -49,6 +49,15 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "The file is a cube of exposures. Each plane is a frame of its own, with an output of "
             "its own; the exposure time of the header is taken as that of each plane."
         ),
+        "colour-matrix": (
+            "The header names a colour matrix that is not known, or that does not fit the light of "
+            "the flats. Say in camera.colour_matrix which colours the first 2 x 2 pixels have, row "
+            'by row, or "none".'
+        ),
+        "cosmic-rays": (
+            "Cosmic rays are told by the noise of the frame, which is not known. Set gain and read "
+            'noise of the camera, or cosmic_rays.find = "no".'
+        ),
         "dark-exposure": (
             "No dark is as long as the frame within dark.tolerance_s, and none can be scaled. "
             "Take darks of that exposure time, add bias frames so that a longer dark can be "
@@ -159,7 +168,8 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
         ),
         "image-type": (
             "The file holds no two-dimensional image, one whose further axes are no exposures, or "
-            "one so large that it cannot come from a sensor."
+            "one so large that it cannot come from a sensor; or its BSCALE or BZERO give no pixel "
+            "values."
         ),
         "kind-doubt": (
             "The level of this bias or dark is so far above that of its siblings that light must "
@@ -301,6 +311,11 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
         "single-dark": (
             "The master dark comes from fewer than three frames, so cosmic rays in it cannot be "
             "rejected and pass into every frame that it calibrates."
+        ),
+        "shutter": (
+            "The added time of a shutter cannot be measured from these flats, or not be applied to "
+            "this frame. Two short and two long flats of one lamp are needed, without bias and "
+            "dark; the map fits frames of the same size."
         ),
         "state": (
             "The step does not fit what has already been removed from the frame, for example a "

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from flatcal.camera import CameraSettings, Cards, KindRule, find_profile
 from flatcal.cards import as_number
+from flatcal.colour import PATTERN_KEYS, PATTERNS, shift
 from flatcal.dialects import IN_CAMERA, read_testimonies
 from flatcal.errors import FrameError
 from flatcal.extension import with_extension
@@ -102,6 +103,7 @@ def _read_image(
     kind, reason = kind_of(file, cards, settings, (*rules, *profile.kinds), exposure, notes)
     if exposure is None and kind not in (Kind.BIAS, None):
         _refuse_missing_exposure(settings, notes)
+    _check_scale(cards, notes)
     set_point = as_number(_first(cards, settings.set_temperature_keyword)[1])
     sensor = as_number(_first(cards, _SENSOR_KEYS)[1])
     if set_point is not None and sensor is not None and abs(sensor - set_point) > _NEAR_SET_C:
@@ -109,6 +111,7 @@ def _read_image(
     settings = settings.of_extension(image.name)
     geometry = geometry_of(cards, shape, profile, settings, overrides, notes)
     _warn_of_unknown_noise(geometry, notes)
+    colours = _colour_matrix(cards, settings, geometry, notes)
     return Frame(
         file=name,
         kind=kind,
@@ -119,6 +122,7 @@ def _read_image(
         filter=_filter(cards, settings, kind, notes),
         object=_text(cards.get("OBJECT")),
         date=_text(_first(cards, ("DATE-OBS", "DATE-BEG"))[1]),
+        colour_matrix=colours,
         setup=Setup(
             camera=profile.name or _printable(cards.get("INSTRUME")) or "unnamed camera",
             shape=shape,
@@ -312,6 +316,21 @@ def _linearity(geometry: Geometry | None) -> str:
     return "" if curve is None else curve.name
 
 
+def _check_scale(cards: Cards, notes: Notes) -> None:
+    """Name values that no arithmetic gives back from the numbers of the file."""
+    for keyword in ("BSCALE", "BZERO"):
+        value = cards.get(keyword)
+        if value is None:
+            continue
+        number = as_number(value)
+        if number is None or (keyword, number) == ("BSCALE", 0):
+            notes.error(
+                "image-type",
+                f"{keyword} = {_text(value)!r} gives no pixel values; correct the header, or "
+                "leave the file out",
+            )
+
+
 def _warn_of_unknown_noise(geometry: Geometry | None, notes: Notes) -> None:
     """A caveat where gain or read noise of some amplifier is not known."""
     detectors = () if geometry is None else (a.detector for a in geometry.amplifiers)
@@ -324,3 +343,34 @@ def _warn_of_unknown_noise(geometry: Geometry | None, notes: Notes) -> None:
             f"gain or read noise{of} is not set, so calibrated frames get no UNCERT; set "
             f"camera.gain_electron_per_adu and camera.read_noise_electron{table}",
         )
+
+
+# Words of sensors without a colour matrix, and of images that no longer have one.
+_NO_COLOURS: Final = frozenset(
+    ("", "NONE", "MONO", "MONOCHROME", "GRAY", "GREY", "RGB", "FULL COLOR")
+)
+
+
+def _colour_matrix(
+    cards: Cards, settings: CameraSettings, geometry: Geometry | None, notes: Notes
+) -> str:
+    """Colours of the first 2 x 2 pixels of the file (SBFITSEXT, MaxIm DL: BAYERPAT, XBAYROFF)."""
+    chosen = settings.colour_matrix or "header"
+    keyword, value = _first(cards, PATTERN_KEYS)
+    pattern = _text(value).upper() if chosen == "header" else chosen.upper()
+    if pattern in _NO_COLOURS or _binning(cards) != (1, 1):
+        return ""  # each binned pixel is of all colours
+    told = ""
+    if pattern not in PATTERNS:
+        told = f"{keyword} = {pattern!r} is not one of {', '.join(PATTERNS)}"
+    elif geometry is not None and geometry.is_divided:
+        told = "several amplifiers share an image with a colour matrix"
+    if told:
+        notes.caveat(
+            "colour-matrix", f"{told}; colours are not told apart; see camera.colour_matrix"
+        )
+        return ""
+    if chosen != "header":
+        return pattern
+    rows, columns = (int(as_number(cards.get(card)) or 0) for card in ("YBAYROFF", "XBAYROFF"))
+    return shift(pattern, rows, columns)

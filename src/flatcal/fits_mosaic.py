@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
-from flatcal.fits_writer import HduPlace, ImageWriter
-from flatcal.io import replacing
+from flatcal.fits_writer import HduPlace, ImageWriter, writing_hdus
 from flatcal.storage import Place
 
 
@@ -75,9 +74,9 @@ def writing_mosaic(path: Place, header: fits.Header, n_more_cards: int) -> Itera
     Parameters
     ----------
     path : Path or RemotePath
-        The file to be; replaced if it is there.
+        The file to be; replaced if it is there. Its planes are packed if the name says so.
     header, n_more_cards
         As for `MosaicWriter`, which the caller must finish.
     """
-    with replacing(path) as part, part.open("wb", buffering=0) as file:
+    with writing_hdus(path) as file:
         yield MosaicWriter(file, header, n_more_cards)

@@ -1,4 +1,4 @@
-"""Outputs written band by band, and whole or not at all.
+"""Outputs written band by band, plain or packed without loss, and whole or not at all.
 
 astropy makes the headers; only pixels go past it.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from io import RawIOBase
+from io import BytesIO, RawIOBase
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,16 +17,22 @@ from numpy.typing import NDArray
 
 from flatcal.extension import plane_key
 from flatcal.fits_checksum import CARD_BYTES, RunningSum, add_checksums
-from flatcal.io import replacing
+from flatcal.io import part_of, replacing
 from flatcal.storage import Place
 
 Array = NDArray[Any]
 
 FITS_BLOCK = 2880
 
+# Suffix of tile-compressed files (FITS standard 4.0, section 10).
+PACKED = ".fz"
+
 # Cards of the structure of a file, and the checksums; and those that an extension has besides.
 _OWN_CARDS = 9
 _EXTENSION_CARDS = 4
+
+# DATASUM, CHECKSUM and END.
+_CARDS_OF_CHECKSUMS = 3
 
 # Bytes that are swapped and written at once.
 _SWAPPED_BYTES = 1 << 19
@@ -189,12 +196,84 @@ def writing_image(
     Parameters
     ----------
     path : Path or RemotePath
-        The file to be; replaced if it is there.
+        The file to be; replaced if it is there. Its planes are packed if it ends in `PACKED`.
     header, n_more_cards, shape, dtypes
         As for `ImageWriter`, which the caller must finish.
     """
-    with replacing(path) as part, part.open("wb", buffering=0) as file:
+    with writing_hdus(path) as file:
         yield ImageWriter(file, header, n_more_cards, shape, dtypes)
+
+
+@contextmanager
+def writing_hdus(path: Place) -> Iterator[RawIOBase]:
+    """An empty file for HDUs, which has the name when it is whole, and packed if that says so."""
+    with replacing(path) as part:
+        is_packed = path.name.endswith(PACKED)
+        plain = part_of(part) if is_packed else part
+        try:
+            with plain.open("wb", buffering=0) as file:
+                yield file
+            if is_packed:
+                _pack(plain, part)
+        finally:
+            if is_packed:
+                plain.unlink(missing_ok=True)
+
+
+def _pack(plain: Path, packed: Path) -> None:
+    """Write the planes of a file once more, each in tiles of one row compressed without loss.
+
+    Integers by Rice's algorithm, and numbers of which no bit may change by gzip of their bytes,
+    shuffled so that bytes of one significance lie together. One plane is in memory at a time.
+    """
+    with fits.open(plain, memmap=False) as hdus, packed.open("wb", buffering=0) as file:
+        if hdus[0].header["NAXIS"]:
+            write_whole(file, memoryview(add_checksums(fits.PrimaryHDU().header, 0, FITS_BLOCK)))
+        for hdu in hdus:
+            if hdu.header["NAXIS"]:
+                _write_packed(file, hdu)
+                del hdu.data
+            else:  # of a mosaic, whose images are all in extensions
+                write_whole(file, memoryview(hdu.header.tostring().encode("ascii")))
+
+
+def _write_packed(file: RawIOBase, hdu: Any) -> None:
+    """Append a plane; its own checksums become ZHECKSUM and ZDATASUM, which funpack restores."""
+    packed = fits.CompImageHDU(
+        hdu.data,
+        hdu.header,
+        name=hdu.name,
+        compression_type="RICE_1" if hdu.header["BITPIX"] > 0 else "GZIP_2",
+        quantize_level=0,
+    )
+    memory = BytesIO()
+    fits.HDUList([fits.PrimaryHDU(), packed]).writeto(memory)
+    memory.seek(FITS_BLOCK)  # behind the primary header
+    header = fits.Header.fromfile(memory)
+    content = np.frombuffer(memory.getbuffer(), np.uint8)[memory.tell() :]
+    if header["ZCMPTYPE"] == "GZIP_2":
+        _forget_times(header, content)
+    running = RunningSum()
+    running.add(content)
+    header_bytes = whole_blocks((len(header) + _CARDS_OF_CHECKSUMS) * CARD_BYTES)
+    write_whole(file, memoryview(add_checksums(header, running.value, header_bytes)))
+    write_whole(file, content.data)
+
+
+def _forget_times(header: fits.Header, content: Array) -> None:
+    """Clear the time in the head of each gzip stream (RFC 1952: bytes 4 to 7): bytes must not vary.
+
+    Parameters
+    ----------
+    header : Header
+        Of a table of one column, which tells length and offset of each stream in the heap.
+    content : ndarray of uint8
+        Its data; changed.
+    """
+    table_bytes = header["NAXIS1"] * header["NAXIS2"]
+    integer = ">i8" if header["TFORM1"].lstrip("1").startswith("Q") else ">i4"
+    offsets = content[:table_bytes].view(integer)[1::2]
+    content[(table_bytes + offsets[:, None] + np.arange(4, 8)).ravel()] = 0
 
 
 def write_image(path: Place, header: fits.Header, planes: Mapping[str, Array]) -> None:

@@ -24,6 +24,7 @@ class Flag(IntFlag):
     NON_LINEAR = 256
     BLED = 512
     USER = 1024
+    COSMIC_RAY = 2048
 
 
 MEANING: dict[Flag, str] = {
@@ -38,6 +39,7 @@ MEANING: dict[Flag, str] = {
     Flag.NON_LINEAR: "raw value above the linear range",
     Flag.BLED: "next to a saturated pixel in its column",
     Flag.USER: "marked in the user's mask",
+    Flag.COSMIC_RAY: "hit by a cosmic ray, as far as its edges tell",
 }
 
 # Defects of the detector: what is calibrated with a master has those of the master.

@@ -242,6 +242,9 @@ class Frame:
         What the header says was observed.
     date : str
         DATE-OBS or its like, as written.
+    colour_matrix : str
+        Colours of the first 2 x 2 pixels of the raw image, row by row, as 'RGGB'; empty for a
+        detector without.
     setup, storage, geometry
         None only when the frame has errors.
     caveats : tuple of Caveat
@@ -259,6 +262,7 @@ class Frame:
     filter: str = ""
     object: str = ""
     date: str = ""
+    colour_matrix: str = ""
     setup: Setup | None = None
     storage: Storage | None = None
     geometry: Geometry | None = None

@@ -36,6 +36,7 @@ __all__ = [
     "open_file",
     "read_header_cards",
     "scan_file",
+    "scan_first_image",
     "scan_hdus",
     "scanning_by",
     "unzipping",
@@ -213,6 +214,22 @@ def scanning_by(scanner: Scanner) -> Iterator[None]:
 def scan_hdus(path: StrPath) -> tuple[HduInfo, ...]:
     """Read all headers of a file by `scan_file`, or by what `scanning_by` has set."""
     return _scanner.get()(path)
+
+
+def scan_first_image(path: StrPath) -> HduInfo:
+    """The first unit that has pixels: where those are packed, the primary one has none.
+
+    Raises
+    ------
+    FrameError
+        There is none, or see `scan_hdus`.
+    OSError
+        The file cannot be opened.
+    """
+    for hdu in scan_hdus(path):
+        if hdu.cards.get("NAXIS"):
+            return hdu
+    raise FrameError("file-broken", f"{path} holds no image; leave it out")
 
 
 def scan_file(path: StrPath) -> tuple[HduInfo, ...]:

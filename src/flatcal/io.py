@@ -301,25 +301,30 @@ class RawFrame:
         return np.ascontiguousarray(band[:, columns], dtype=dtype)
 
     def _open_hdus(self) -> fits.HDUList:
-        """The file as astropy reads it, of a remote one what has been fetched already."""
+        """The file as astropy reads it, of a remote one what has been fetched already.
+
+        As unsigned integers its pixels would have no NaN for those that are BLANK.
+        """
         if isinstance(self._file, RemotePixels):
-            return fits.open(unzipping(self._file.reader()), memmap=False)
-        return open_fits(self.path)
+            return fits.open(unzipping(self._file.reader()), memmap=False, uint=False)
+        return open_fits(self.path, uint=False)
 
 
-def open_fits(place: Place) -> fits.HDUList:
+def open_fits(place: Place, **options: Any) -> fits.HDUList:
     """Open a FITS file for reading by astropy.
 
     Parameters
     ----------
     place : Path or RemotePath
         The file; of a remote one only those parts are fetched that are used, unless it is zipped.
+    **options
+        Of `astropy.io.fits.open`.
     """
     if isinstance(place, RemotePath):
-        return fits.open(unzipping(place.open()), memmap=False)
+        return fits.open(unzipping(place.open()), memmap=False, **options)
     # astropy would wait for ever at a pipe that has taken the place of the file.
     open_file(place).close()
-    return fits.open(place, memmap=False)
+    return fits.open(place, memmap=False, **options)
 
 
 def decode(stored: Array, dtype: Any) -> Array:
@@ -390,8 +395,7 @@ def replacing(path: Place) -> Iterator[Path]:
         with _uploading(path) as part:
             yield part
         return
-    # Processes of a cluster may be at the same file, with the same number on several machines.
-    part = path.with_name(f".{path.name}.{token_hex(4)}{part_suffix()}")
+    part = part_of(path)
     with naming_output(path):
         try:
             yield part
@@ -421,6 +425,12 @@ def naming_output(path: Place) -> Iterator[None]:
         raise OutputError(
             "output-not-writable", f"{path} cannot be written: {error.strerror or error}"
         ) from error
+
+
+def part_of(path: Path) -> Path:
+    """Where a file may be while it is written: beside the other, and nobody else's."""
+    # Processes of a cluster may be at the same file, with the same number on several machines.
+    return path.with_name(f".{path.name}.{token_hex(4)}{part_suffix()}")
 
 
 def part_suffix() -> str:

@@ -32,7 +32,7 @@ def _without_suffix(name: str) -> str:
     return f"{plain}_{slug(extension)}" if extension else plain
 
 
-def output_names(files: Sequence[str], prefix: str) -> list[str]:
+def output_names(files: Sequence[str], prefix: str, suffix: str = ".fits") -> list[str]:
     """Names of calibrated frames.
 
     The prefix keeps them apart from raw frames and other kinds; a name that begins with it has
@@ -45,6 +45,8 @@ def output_names(files: Sequence[str], prefix: str) -> list[str]:
         Paths below the raw folder, or names of planes of cubes in them.
     prefix : str
         For example 'flat'.
+    suffix : str
+        Of the files.
 
     Returns
     -------
@@ -58,7 +60,7 @@ def output_names(files: Sequence[str], prefix: str) -> list[str]:
         for name, file in zip(names, files, strict=True)
     ]
     prefixed = [name if name.startswith(f"{prefix}-") else f"{prefix}-{name}" for name in full]
-    return [f"{name}.fits" for name in numbered(prefixed)]
+    return [f"{name}{suffix}" for name in numbered(prefixed)]
 
 
 def _safe(name: str) -> str:

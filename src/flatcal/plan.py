@@ -30,7 +30,11 @@ StepName = Literal[
     "correct_linearity",
     "subtract_dark",
     "flat_correct",
+    "find_cosmic_rays",
 ]
+
+# Steps after which the values that are left are those of before.
+KEEPS_VALUES: Final = ("trim_image", "find_cosmic_rays")
 
 
 # Those that take off the level of an overscan.
@@ -48,9 +52,8 @@ class Step(Strict):
         What is done; the function of the same name, where there is one, does it too.
     section, statistic : str or None
         FITS section, and for the overscan the statistic along each row, or column of a parallel
-        one. Where several amplifiers
-        share the image it is that of each, in the order of the frame's detectors, with a plus sign
-        between them.
+        one; for cosmic rays 'flag' or 'clean'. Where several amplifiers share the image it is that
+        of each, in the order of the frame's detectors, with a plus sign between them.
     model : OverscanModel or None
         How the level of the overscan varies along the rows.
     curve : str or None
@@ -67,7 +70,7 @@ class Step(Strict):
 
     name: StepName
     section: str | None = None
-    statistic: Statistic | None = None
+    statistic: Statistic | Literal["flag", "clean"] | None = None
     model: OverscanModel | None = None
     curve: str | None = None
     master: str | None = None
@@ -95,6 +98,8 @@ class Step(Strict):
             return f"trim to {self.section}"
         if self.name == "correct_linearity":
             return f"linear by {self.curve}"
+        if self.name == "find_cosmic_rays":
+            return f"{self.statistic} cosmic rays"
         scale = f" x {self.scale:.4g}" if self.scale != 1 else ""
         verb = "/" if self.name == "flat_correct" else "-"
         refined = ", refined on hot pixels" if self.refine else ""
@@ -141,6 +146,8 @@ class FramePlan(Strict):
         What the observer should know; why the frame is refused.
     storage : Storage or None
         Where the pixels lie in the file; None for a frame that cannot be read.
+    colour_matrix : str
+        As of a `Frame`.
     detectors : tuple of Detector
         Noise and range of each amplifier; none for a frame that cannot be read.
     """
@@ -165,6 +172,7 @@ class FramePlan(Strict):
     caveats: tuple[Caveat, ...] = ()
     errors: tuple[Caveat, ...] = ()
     storage: Storage | None = None
+    colour_matrix: str = ""
     detectors: tuple[Detector, ...] = ()
 
     @property

@@ -21,6 +21,7 @@ from flatcal.entries import (
     stored_name,
 )
 from flatcal.extension import file_of, with_extension
+from flatcal.extras import require_extra
 from flatcal.frame import Caveat, Frame, Kind, Setup
 from flatcal.index import find_frames
 from flatcal.kinds import word_in_name
@@ -91,8 +92,12 @@ def build_plan(
     ------
     FrameError
         When there is no FITS file.
+    ConfigError
+        When the settings need a library that is not installed.
     """
     config = config or Config()
+    if config.cosmic_rays.find != "no":
+        require_extra("cosmicray", "astroscrappy")
     return plan_found(place_of(raw), find_frames(raw, config), config, library, jobs=jobs)
 
 
@@ -350,7 +355,9 @@ class _Planner:
             frames = [frame for frame in self.targets if frame.kind is kind]
             # The images of a mosaic go into one file, the planes of a cube into one each.
             files = list(dict.fromkeys(map(_file_of_output, frames)))
-            names = dict(zip(files, output_names(files, kind.value), strict=True))
+            names = dict(
+                zip(files, output_names(files, kind.value, self.config.output.suffix), strict=True)
+            )
             outputs |= {
                 frame.file: with_extension(
                     f"{folder}/{names[_file_of_output(frame)]}", _detector_of(frame)
@@ -386,7 +393,7 @@ class _Planner:
             name=name,
             kind=group.kind,
             **identity_of(group.first),
-            output=f"masters/{name}.fits",
+            output=f"masters/{name}{self.config.output.suffix}",
             inputs=tuple(frame.file for frame in group.frames),
             steps=steps,
             exposure_time_s=group.exposure_time_s,
@@ -405,7 +412,7 @@ class _Planner:
             master = f"averaged into {part_of}"
             few = self._few_frames(frame) + self._useless_rejection(frame)
             return entry_of(frame, "combine", part_of=part_of, reason=master, caveats=few)
-        choice = self.choices[frame.file]
+        choice = self._without_noise(frame) or self.choices[frame.file]
         darks = (*self._darks(frame), *self._stored(Kind.DARK, frame))
         considered = explain_darks(frame, darks, choice, self.config.dark)
         if isinstance(choice, Caveat):
@@ -433,7 +440,8 @@ class _Planner:
                 caveats += (Caveat("no-flat", "calibrated without a flat, as asked"),)
         written = frame.kind is Kind.SCIENCE or self.config.output.flats
         return entry_of(
-            frame, "calibrate" if written else "combine", steps=steps,
+            frame, "calibrate" if written else "combine",
+            steps=steps + self._cosmic_ray_steps(frame),
             output=output if written else None, part_of=part_of, caveats=caveats,
             considered=considered, reason="; ".join(step.reason for step in steps[-2:]),
         )  # fmt: skip
@@ -475,6 +483,27 @@ class _Planner:
             told += " (there are no flats); take flats"
         error = Caveat("no-flat", f"{told}, or set science.flat_required = false")
         return entry_of(frame, "refuse", errors=(error,), reason=error.text)
+
+    def _looks_for_cosmic_rays(self, frame: Frame) -> bool:
+        return frame.kind is Kind.SCIENCE and self.config.cosmic_rays.find != "no"
+
+    def _without_noise(self, frame: Frame) -> Caveat | None:
+        """Why cosmic rays cannot be looked for in a frame, where they are to be."""
+        if not self._looks_for_cosmic_rays(frame) or all(d.noise_known for d in frame.detectors):
+            return None
+        return Caveat(
+            "cosmic-rays",
+            "cosmic rays are told by the noise, and gain or read noise is not known; set "
+            "camera.gain_electron_per_adu and camera.read_noise_electron, or "
+            'cosmic_rays.find = "no"',
+        )
+
+    def _cosmic_ray_steps(self, frame: Frame) -> tuple[Step, ...]:
+        if not self._looks_for_cosmic_rays(frame):
+            return ()
+        find = self.config.cosmic_rays.find
+        assert find != "no"
+        return (Step(name="find_cosmic_rays", statistic=find, reason="as the settings say"),)
 
 
 def _detector_of(frame: Frame) -> str:

@@ -20,6 +20,12 @@ DEFAULT_MEMORY_BYTES = 2 * 2**30
 # Pixels that are read and calibrated at once, while they are in a near cache.
 READ_PIXELS = 1 << 18
 
+# Of one raw pixel that astropy reads. Measured at the most: 19, of doubles with an overscan.
+_UNPACKED_BYTES = 20
+
+# Of one pixel of a frame in which cosmic rays are looked for, beside its planes. Measured: 53.
+_COSMIC_RAY_BYTES = 56
+
 # Bands of about this many bytes keep a thread busy; larger ones leave the shared cache.
 BAND_BYTES = 12 * 2**20
 
@@ -130,6 +136,13 @@ def master_bytes(plan: Plan, name: str) -> int:
     return rows * columns * (2 * np.dtype(plan.config.output.dtype).itemsize + 2)
 
 
+def unpacked_row_bytes(frame: FramePlan) -> int:
+    """What a raw row takes as stored, scaled and as values, where astropy reads it; else 0."""
+    assert frame.storage is not None
+    assert frame.shape is not None
+    return 0 if frame.storage.plain_uint16 else _UNPACKED_BYTES * frame.shape[1]
+
+
 def format_size(n_bytes: int, rounded: Callable[[float], int] = math.ceil) -> str:
     """Bytes as people write them: 512 MiB, 1.5 GiB.
 
@@ -150,6 +163,9 @@ class _Projector:
         self.plan = plan
         self.frames = {frame.file: frame for frame in plan.frames}
         self.value_bytes = np.dtype(plan.config.output.dtype).itemsize
+        # Where outputs are compressed: a plane, its rows when compressed, those in one piece, and
+        # once more as a file. Of values without any order, which do not shrink: 4.2 planes.
+        self.packing_bytes = 9 * self.value_bytes // 2 * plan.config.output.compress
 
     def project(self) -> Projection:
         stages = [self._master(m) for m in self.plan.masters if m.stored is None]
@@ -165,8 +181,12 @@ class _Projector:
         rows, columns = master.shape
         steps = [master.steps] if master.steps else [frame.steps for frame in frames]
         planes = 2 if self.plan.config.output.uncertainty else 1
-        result = rows * columns * (planes * self.value_bytes + 5)
+        result = rows * columns * (planes * self.value_bytes + 5 + self.packing_bytes)
+        if master.kind is Kind.FLAT and frames[0].colour_matrix:
+            result += rows * columns * (self.value_bytes + 1)  # the levels of one flat at a time
         row = columns * (len(frames) * (self.value_bytes + 1) + self.value_bytes + 4 + 2)
+        row += columns * self.value_bytes if frames[0].colour_matrix else 0  # factors of a flat
+        row += max(map(unpacked_row_bytes, frames))
         # Rows above and below whose rejected pixels bear on a band; what it makes is as high.
         halo = 2 * int(self.plan.config.combine.grow_of(master.kind, by_noise=True))
         row += columns * (2 * self.value_bytes + 4) if halo else 0
@@ -187,6 +207,10 @@ class _Projector:
         bands = n_band * (planes * self.value_bytes + 3)
         median = median_room(n_pixels) * self.value_bytes if n_band < n_pixels else 0
         each = max(n_pixels * (self.value_bytes + 1), bands + median)
+        each += max(unpacked_row_bytes(frame) * frame.kept_shape[0] for frame in frames)
+        if any(step.name == "find_cosmic_rays" for frame in frames for step in frame.steps):
+            each += n_pixels * (2 * self.value_bytes + 3 + _COSMIC_RAY_BYTES)
+        each += n_pixels * self.packing_bytes
         masters = max(self._masters_of([frame.steps]) for frame in frames)
         sets = {frozenset(step.master for step in frame.steps) for frame in frames}
         if len(sets) == 1:

@@ -139,6 +139,37 @@ class ScienceSettings(Strict):
     flat_required: Switch = True
 
 
+# Of the files that are written, by whether they are compressed.
+OUTPUT_SUFFIXES: Final = {False: ".fits", True: ".fits.fz"}
+
+
+class CosmicRaySettings(Strict):
+    """Whether cosmic rays are looked for in science frames, and how they are told.
+
+    Attributes
+    ----------
+    find : 'no', 'flag' or 'clean'
+        'flag' flags the pixels, 'clean' replaces their values as well.
+    sigma : float
+        Least Laplacian of a hit, over the noise.
+    neighbour_fraction : float
+        The share of that which is enough beside a hit.
+    contrast : float
+        Least ratio of that to what stars have; more where cores of sharp stars are flagged.
+    """
+
+    find: Literal["no", "flag", "clean"] = "no"
+    sigma: Number = Field(default=4.5, gt=0)
+    neighbour_fraction: Number = Field(default=0.3, gt=0, le=1)
+    contrast: Number = Field(default=5.0, gt=0)
+
+    @model_validator(mode="after")
+    def _refuse_what_has_no_effect(self) -> Self:
+        if self.find == "no" and self.model_dump(exclude_defaults=True):
+            raise ValueError('the other settings have no effect with find = "no"; set "flag"')
+        return self
+
+
 class OutputSettings(Strict):
     """What is written.
 
@@ -155,6 +186,8 @@ class OutputSettings(Strict):
         straight from the raw ones.
     split_flat : bool
         Whether each master flat is also written apart, as illumination and pixel response.
+    compress : bool
+        Whether outputs are tile-compressed without loss, as ``.fits.fz``.
     """
 
     dtype: Literal["float32", "float64"] = "float32"
@@ -162,6 +195,12 @@ class OutputSettings(Strict):
     mask: Switch = True
     flats: Switch = True
     split_flat: Switch = False
+    compress: Switch = False
+
+    @property
+    def suffix(self) -> str:
+        """Of the files that are written."""
+        return OUTPUT_SUFFIXES[self.compress]
 
 
 class ExcludeRule(Strict):
@@ -188,6 +227,7 @@ class Config(Strict):
     dark: DarkSettings = DarkSettings()
     combine: CombineSettings = CombineSettings()
     science: ScienceSettings = ScienceSettings()
+    cosmic_rays: CosmicRaySettings = CosmicRaySettings()
     output: OutputSettings = OutputSettings()
 
     def exclusion(self, file: str) -> ExcludeRule | None:

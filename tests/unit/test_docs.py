@@ -55,6 +55,7 @@ TABLES: dict[str, type[Strict]] = {
     "[dark]": recipe.DarkSettings,
     "[combine]": recipe.CombineSettings,
     "[science]": recipe.ScienceSettings,
+    "[cosmic_rays]": recipe.CosmicRaySettings,
     "[output]": recipe.OutputSettings,
     "Profile files": CameraProfile,
 }

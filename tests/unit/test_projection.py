@@ -66,12 +66,20 @@ NO_UNCERTAINTY = {
 } | {"flat": (0, 0, 19_440, 19_440), "science": (0, 0, 26_640, 26_640)}
 
 
+# A plane of which nothing shrinks, packed: 4.5 planes of 4 bytes to each pixel.
+COMPRESSED = {
+    name: (masters, result + 12_960, *thread) if result else (0, 0, *(t + 12_960 for t in thread))
+    for name, (masters, result, *thread) in FLOAT32.items()
+}
+
+
 @pytest.mark.parametrize(
     ("output", "stages", "least"),
     [
         ("", FLOAT32, 29_520),
         ("dtype='float64'", FLOAT64, 52_560),
         ("uncertainty=false", NO_UNCERTAINTY, 26_640),
+        ("compress=true", COMPRESSED, 42_480),
     ],
 )
 def test_a_small_night_by_hand(night, output, stages, least):
@@ -326,3 +334,51 @@ def test_the_images_of_a_mosaic_keep_the_limit_of_one_at_a_time(mosaic, tmp_path
     assert len(plan.masters) == 8
     assert project_memory(plan).least_bytes < 4 * 10 * pixels
     assert_within(plan, tmp_path / "out", jobs, factor)
+
+
+def test_compressed_outputs_keep_the_limit(filters, tmp_path):
+    text = SETTINGS + "[output]\ncompress=true\n"
+    assert_within(plan_of(filters, text), tmp_path / "out", jobs=2, factor=1)
+
+
+def as_tiles(path, data, header):
+    hdu = fits.CompImageHDU(data, header, compression_type="RICE_1", tile_shape=(100, 300))
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
+
+
+def as_doubles(path, data, header):
+    fits.PrimaryHDU(data.astype(float), header).writeto(path)
+
+
+def as_scaled(path, data, header):
+    hdu = fits.PrimaryHDU(data.astype(np.int32), header)
+    hdu.header["BSCALE"] = 0.5  # the values double to make the file's integers
+    hdu.data *= 2
+    fits.PrimaryHDU(hdu.data, hdu.header).writeto(path)
+
+
+@pytest.mark.parametrize("overscan", ["none", "[2001:2048,1:512]"])
+@pytest.mark.parametrize("write", [as_tiles, as_doubles, as_scaled])
+def test_raw_frames_that_astropy_reads_keep_the_limit(put, tmp_path, write, overscan):
+    """Of these all of a frame is unpacked at once, in two types one after the other."""
+    rng = np.random.default_rng(4)
+    data = rng.integers(1300, 1330, SHAPE, np.uint16)
+    data[3, 3] = 65535  # so that the master has flags
+    (tmp_path / "raw").mkdir()
+    for i, kind in enumerate(("DARK", "LIGHT", "LIGHT")):
+        header = fits.Header({"IMAGETYP": kind, "EXPTIME": 10.0, "BUNIT": "adu"})
+        write(tmp_path / f"raw/{i}.fits", data, header)
+    text = SETTINGS + f'overscan_section="{overscan}"\ntrim_section="[1:2000,1:512]"\n' + NO_DARKS
+    assert_within(plan_of(tmp_path / "raw", text), tmp_path / "out", jobs=2, factor=1)
+
+
+def test_frames_in_which_cosmic_rays_are_looked_for_keep_the_limit(filters, tmp_path):
+    text = SETTINGS + '[cosmic_rays]\nfind="flag"\n'
+    assert_within(plan_of(filters, text), tmp_path / "out", jobs=1, factor=1)
+
+
+def test_flats_of_a_colour_matrix_keep_the_limit(put, tmp_path):
+    for i in range(3):
+        put("colour", f"d{i}.fits", "DARK", 10.0, 1000)
+        path = put("colour", f"f{i}.fits", "FLAT", 10.0, 20_000, FILTER="a", BAYERPAT="RGGB")
+    assert_within(plan_of(path.parent), tmp_path / "out", jobs=2, factor=1)

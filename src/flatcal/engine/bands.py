@@ -10,12 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from flatcal.engine.colours import Tint, TintedFrame, kept_pattern
 from flatcal.engine.masters import CalibratedFrame
 from flatcal.engine.setting import Setting, open_calibrated
 from flatcal.engine.stacking import Stacking, combine_regions
 from flatcal.engine.workers import Workers
 from flatcal.flags import INHERITED
 from flatcal.plan import FramePlan, Step
+from flatcal.projection import unpacked_row_bytes
 
 Array = NDArray[Any]
 
@@ -32,11 +34,14 @@ class Member:
         Done to it as it is read.
     refined_scale : float or None
         Factor of its dark, where it has been refined.
+    tint : dict of str to float or None
+        What its pixels of each colour are multiplied by.
     """
 
     frame: FramePlan
     steps: tuple[Step, ...]
     refined_scale: float | None = None
+    tint: Tint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,9 @@ class Stack:
         n_bytes = len(self.members) * (dtype.itemsize + 1) + dtype.itemsize + 4
         n_bytes += 2 * dtype.itemsize + 4 if self.halo_rows else 0
         # What each of several amplifiers has read is copied.
-        return self.shape[1] * n_bytes * (2 if len(self.stackings) > 1 else 1)
+        n_bytes += dtype.itemsize if any(m.tint for m in self.members) else 0
+        n_bytes *= 2 if len(self.stackings) > 1 else 1
+        return self.shape[1] * n_bytes + max(unpacked_row_bytes(m.frame) for m in self.members)
 
     @property
     def halo_rows(self) -> int:
@@ -114,10 +121,21 @@ def open_members(
 ) -> Iterator[tuple[CalibratedFrame, ...]]:
     """The frames, open for the time of the context."""
     with ExitStack() as opened:
-        yield tuple(
+        readers = (
             opened.enter_context(open_calibrated(setting, m.frame, m.steps, m.refined_scale))
             for m in members
         )
+        yield tuple(
+            _tinted(reader, member, setting)
+            for reader, member in zip(readers, members, strict=True)
+        )
+
+
+def _tinted(reader: CalibratedFrame, member: Member, setting: Setting) -> CalibratedFrame:
+    if member.tint is None:
+        return reader
+    pattern = kept_pattern(reader, member.frame.colour_matrix)
+    return TintedFrame(reader, pattern, setting.buffers, member.tint)
 
 
 def combine_band(

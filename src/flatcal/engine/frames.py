@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from astropy.io import fits
 
+from flatcal.engine.cosmic_rays import calibrate_and_find
 from flatcal.engine.headers import frame_header, read_header
 from flatcal.engine.products import Found, calibrate_frame
 from flatcal.engine.recipes import Recipes
@@ -254,7 +255,9 @@ class FrameWork:
                 writer.write(*(planes[name] for name in dtypes))
 
             hashed = not self._know(raw)
-            found = calibrate_frame(
+            looks = any(step.name == "find_cosmic_rays" for step in frame.steps)
+            calibrate = calibrate_and_find if looks else calibrate_frame
+            found = calibrate(
                 raw, setting, frame, with_std="UNCERT" in dtypes, hashed=hashed, take=take
             )
             self._keep(raw)

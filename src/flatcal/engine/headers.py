@@ -13,7 +13,8 @@ from typing import Any, Final
 from astropy.io import fits
 
 from flatcal import __version__
-from flatcal.cards import is_iso_date
+from flatcal.cards import as_number, is_iso_date
+from flatcal.colour import LEVEL_CARD, PATTERN_CARD, PATTERN_KEYS
 from flatcal.extension import extension_of
 from flatcal.flags import MEANING
 from flatcal.frame import Kind
@@ -264,6 +265,12 @@ def _shift_wcs(header: fits.Header, steps: Sequence[Step], shape: tuple[int, int
             del header[keyword]
     sections = parse_sections(trim.section, shape)
     parts = list(zip(sections, assemble_sections(sections), strict=True))
+    if any(keyword in header for keyword in PATTERN_KEYS):
+        # The colour matrix begins elsewhere in the image that is kept.
+        for keyword, axis in (("XBAYROFF", 1), ("YBAYROFF", 0)):
+            if sections[0][axis].start % 2:
+                offset = int(as_number(header.get(keyword)) or 0)
+                header[keyword] = (1 - offset % 2, "offset of the colour matrix")
     for card in list(header.cards):
         for names, axis in ((("CRPIX1", "LTV1"), 1), (("CRPIX2", "LTV2"), 0)):
             if _stem(card.keyword) in names and isinstance(card.value, int | float):
@@ -293,7 +300,7 @@ def state_cards(steps: Sequence[Step]) -> fits.Header:
     header = fits.Header()
     header["FLATCAL"] = (__version__, _VERSION_COMMENT)
     done = {step.name: step for step in steps}
-    removed = {_REMOVES[name] for name in done}
+    removed = {_REMOVES[name] for name in done if name in _REMOVES}
     if "dark" in removed:
         # Either it has gone by itself, or with a dark that still held it.
         removed.add("bias")
@@ -321,6 +328,8 @@ def state_cards(steps: Sequence[Step]) -> fits.Header:
             header[keyword] = (f"{done[name].master}.fits", comment)
     if "subtract_dark" in done:
         header["DARKSCAL"] = (done["subtract_dark"].scale, "factor of the dark")
+    if "find_cosmic_rays" in done:
+        header["COSMICS"] = (done["find_cosmic_rays"].statistic, "cosmic rays, by L.A.Cosmic")
     return header
 
 
@@ -369,6 +378,15 @@ def read_per_input(cards: Mapping[str, Any], n: int) -> dict[str, tuple[float, .
         numbers = [float(value) for value in values if isinstance(value, int | float)]
         found[what] = tuple(numbers) if numbers and len(numbers) == n else None
     return found
+
+
+def colour_cards(pattern: str, levels: Mapping[str, float]) -> fits.Header:
+    """The first cell of a colour matrix, and what the pixels of each colour were divided by."""
+    header = fits.Header()
+    header[PATTERN_CARD] = (pattern, "colours of the first 2 x 2 pixels, row by row")
+    for colour, level in levels.items():
+        header[f"{LEVEL_CARD}{colour}"] = (level, f"the {colour} pixels were divided by this")
+    return header
 
 
 def add_flag_legend(header: fits.Header, n_flagged: int, *, has_mask: bool) -> None:

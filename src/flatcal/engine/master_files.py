@@ -65,9 +65,11 @@ def load_master(path: Place, lost_bias: str, dtype: Any, zero: float | None) -> 
 def _read_plane(path: Place, name: str, hdu: HduInfo, dtype: Any) -> Array:
     stored = _STORED.get(int(str(hdu.cards["BITPIX"])))
     if stored is None or hdu.compressed or hdu.zipped or "BZERO" in hdu.cards:
-        with open_fits(path) as hdus:
+        # Its sum is that of the pixels as they are stored, packed or not.
+        with open_fits(path, disable_image_compression=True) as hdus:
             if hdus[hdu.index].verify_datasum() == 0:
                 raise _damaged(path, name)
+        with open_fits(path) as hdus:
             return np.ascontiguousarray(hdus[hdu.index].data, dtype)
     shape = int(str(hdu.cards["NAXIS2"])), int(str(hdu.cards["NAXIS1"]))
     pixels = np.empty(shape, stored.newbyteorder("="))

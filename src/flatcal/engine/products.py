@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from flatcal.engine.average_noise import AverageNoise
 from flatcal.engine.bands import Combining, Member, Stack, open_members
+from flatcal.engine.colours import equalise, kept_pattern, share_colours
 from flatcal.engine.defects import flag_dead, flag_flat_columns, flag_hot, flag_level_columns
 from flatcal.engine.inherited import inherited_errors
 from flatcal.engine.level import RunningLevel, level_of
@@ -30,7 +31,7 @@ from flatcal.engine.noise import (
     model_noise,
     shares_of_variance,
 )
-from flatcal.engine.regions import contiguous, levels_of_regions
+from flatcal.engine.regions import Region, contiguous, levels_of_regions
 from flatcal.engine.setting import Setting, calibrated
 from flatcal.engine.stacking import Stacking
 from flatcal.flags import INHERITED, Flag
@@ -69,6 +70,8 @@ class Planes:
         Share of the pixels that were rejected in each frame of a master.
     likeness : Likeness or None
         Of a master flat, its flats against one another.
+    colours : tuple or None
+        Of a master flat of a colour matrix, its first cell and what each colour was divided by.
     """
 
     data: Array
@@ -78,6 +81,7 @@ class Planes:
     std_source: str = "noise model"
     rejected: Array | None = None
     likeness: Likeness | None = None
+    colours: tuple[str, dict[str, float]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,8 @@ class Found:
         Of a master, the share of the pixels of each input that was rejected.
     slopes, unlike : tuple of float or None
         Of a master flat; see `Likeness`.
+    colours : tuple or None
+        See `Planes`.
     """
 
     median_adu: float | None
@@ -109,17 +115,19 @@ class Found:
     rejected: tuple[float, ...] | None = None
     slopes: tuple[float, ...] | None = None
     unlike: tuple[float, ...] | None = None
+    colours: tuple[str, dict[str, float]] | None = None
 
 
 def find_of(planes: Planes) -> Found:
     """What there is to tell of planes that are whole in memory."""
     return Found(
-        _rounded(median_of_good(planes.data, planes.flags != 0)),
+        rounded(median_of_good(planes.data, planes.flags != 0)),
         int(np.count_nonzero(planes.flags)),
         None if planes.std is None else planes.std_source,
         rejected=_tuple_of(planes.rejected),
         slopes=None if planes.likeness is None else _tuple_of(planes.likeness.slopes),
         unlike=None if planes.likeness is None else _tuple_of(planes.likeness.unlike),
+        colours=planes.colours,
     )
 
 
@@ -127,7 +135,7 @@ def _tuple_of(numbers: Array | None) -> tuple[float, ...] | None:
     return None if numbers is None else tuple(numbers.tolist())
 
 
-def _rounded(value: float) -> float | None:
+def rounded(value: float) -> float | None:
     """As a header holds it exactly; None for NaN."""
     return float(np.float32(value)) if math.isfinite(value) else None
 
@@ -189,10 +197,10 @@ def calibrate_frame(
         with _whole(frame, setting) as planes:
             median = level_of(*planes, regions)
     return Found(
-        _rounded(median),
+        rounded(median),
         n_flagged,
         "noise model" if with_std else None,
-        _rounded(float(frame.preparation.dark_scale)) if refine else None,
+        rounded(float(frame.preparation.dark_scale)) if refine else None,
     )
 
 
@@ -286,17 +294,45 @@ def combine_flats(
 ) -> Planes:
     """Combine raw flats, each calibrated as it is read and divided by its median.
 
-    The master flat has a median of 1.
+    The master flat has a median of 1, and so have its pixels of each colour.
     """
+    members = tuple(
+        Member(frame, frame.steps, flat.refined_scale)
+        for frame, flat in zip(frames, flats, strict=True)
+    )
+    pattern = ""
+    if frames[0].colour_matrix:
+        medians = [flat.median_adu or np.nan for flat in flats]
+        with open_members(members, setting) as readers:
+            pattern = kept_pattern(readers[0], frames[0].colour_matrix)
+            tints = share_colours(readers, medians, pattern, setting.buffers)
+        members = tuple(replace(m, tint=tint) for m, tint in zip(members, tints, strict=True))
+    planes, regions = _average_flats(setting, combining, master, frames, flats, members)
+    if pattern:
+        levels = equalise(planes.data, planes.std, planes.flags, pattern, master.name)
+        planes = replace(planes, colours=(pattern, levels))
+    for region in regions:  # their gains differ
+        image = np.ascontiguousarray(planes.data[region.place])
+        with contiguous(planes.flags[region.place]) as its_flags:
+            flag_dead(image, its_flags)
+            flag_flat_columns(image, its_flags)
+    return planes
+
+
+def _average_flats(
+    setting: Setting,
+    combining: Combining,
+    master: MasterPlan,
+    frames: Sequence[FramePlan],
+    flats: Sequence[Found],
+    members: tuple[Member, ...],
+) -> tuple[Planes, tuple[Region, ...]]:
+    """The average of flats over their medians, over its median; and its regions."""
     settings, noise_known = setting.config.combine, frames[0].noise_known
     levels = np.asarray([flat.median_adu for flat in flats], np.float64)
     weights = np.ones(len(flats))
     if settings.weights != "equal":
         weights = np.mean([flat_weights(levels, d) for d in frames[0].detectors], axis=0)
-    members = tuple(
-        Member(frame, frame.steps, flat.refined_scale)
-        for frame, flat in zip(frames, flats, strict=True)
-    )
     with open_members(members, setting) as readers:
         shape, regions = readers[0].preparation.shape, readers[0].preparation.regions
         planes = _empty_planes(shape, setting, noise_known)
@@ -331,11 +367,6 @@ def combine_flats(
         norm = setting.dtype.type(level_of(planes.data, planes.flags != 0, regions))
         normalise_flat(planes.data, planes.flags, norm)
         _inherit(readers, planes.flags)
-        for region in regions:  # their gains differ
-            image = np.ascontiguousarray(planes.data[region.place])
-            with contiguous(planes.flags[region.place]) as its_flags:
-                flag_dead(image, its_flags)
-                flag_flat_columns(image, its_flags)
         if noise_known:
             shares = shares_of_variance(settings.method, weights)
             noises = [
@@ -354,10 +385,10 @@ def combine_flats(
 
             workers = combining.workers
             workers.run_bands(*shape, workers.stage(master.name), fill)
-            return planes
+            return planes, regions
     if planes.std is not None:
         planes.std[:] /= norm
-    return _fill_unknown(planes, len(frames))
+    return _fill_unknown(planes, len(frames)), regions
 
 
 def _inherit(readers: Sequence[CalibratedFrame], flags: Array) -> None:

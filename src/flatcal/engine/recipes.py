@@ -53,17 +53,20 @@ class Recipes:
 
     def of_flat_master(self, frames: Sequence[FramePlan]) -> str:
         """Of a master of flats."""
-        return _hash(
-            {
-                "operation": "average of flats over their medians",
-                "flats": [(frame.file, self.of_frame(frame)) for frame in frames],
-                "combine": self.config.combine.model_dump(),
-            }
-        )
+        content: dict[str, Any] = {
+            "operation": "average of flats over their medians",
+            "flats": [(frame.file, self.of_frame(frame)) for frame in frames],
+            "combine": self.config.combine.model_dump(),
+        }
+        if any(frame.colour_matrix for frame in frames):
+            content["colours"] = [frame.colour_matrix for frame in frames]
+        return _hash(content)
 
     def of_frame(self, frame: FramePlan) -> str:
         """Of the pixels of a calibrated frame, whether or not it is written."""
-        return self._of("calibrate", [frame], frame.steps, None)
+        looks = any(step.name == "find_cosmic_rays" for step in frame.steps)
+        settings = self.config.cosmic_rays.model_dump() if looks else None
+        return self._of("calibrate", [frame], frame.steps, settings)
 
     @staticmethod
     def of_mosaic(images: Mapping[str, str]) -> str:

@@ -44,6 +44,7 @@ from flatcal.errors import (
 from flatcal.extension import extension_of, file_of
 from flatcal.extras import require_extra
 from flatcal.frame import Caveat, Kind
+from flatcal.headers import scan_first_image
 from flatcal.io import owning_up, remove_stale_parts
 from flatcal.kernels.compiled import telling_of_compilation
 from flatcal.plan import OVERSCAN_STEPS, FramePlan, MasterPlan, Plan
@@ -360,6 +361,8 @@ class _Run:
         self.writing[master.name] = self.workers.submit(
             lambda: self._write(master.name, product, header, planes)
         )
+        if self.plan.config.output.compress:  # which takes memory of its own
+            self._wait_for_writing(master.name)
 
     def _try_to_split(self, master: MasterPlan) -> None:
         """Write a master flat apart, unless it could not be made."""
@@ -376,7 +379,8 @@ class _Run:
             illumination = find_illumination(flat.data, flat.flags)
             for part, output in parts.items():
                 self.store.check_replaceable(output)
-                header = read_header(self.store.out / master.output, 0)
+                path = self.store.out / master.output
+                header = read_header(path, scan_first_image(path).index)
                 product = write_part(
                     self.store, part, output, flat, illumination, header, recipe,
                     self.inputs.digests(frames),

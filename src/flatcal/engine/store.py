@@ -19,6 +19,7 @@ from flatcal.engine.headers import (
     add_inputs,
     add_per_input,
     ascii_text,
+    colour_cards,
     read_per_input,
 )
 from flatcal.engine.products import Found, Planes
@@ -28,9 +29,10 @@ from flatcal.fits_mosaic import MosaicWriter, writing_mosaic
 from flatcal.fits_writer import ImageWriter, whole_blocks, write_image, writing_image
 from flatcal.flags import Flag
 from flatcal.frame import Caveat, Kind
-from flatcal.headers import HduInfo, read_header_cards, scan_hdus
+from flatcal.headers import HduInfo, scan_first_image, scan_hdus
 from flatcal.io import write_text
 from flatcal.plan import Plan
+from flatcal.recipe import OUTPUT_SUFFIXES
 from flatcal.records import InputRecord, ProductRecord, RunRecord
 from flatcal.storage import Place, RemotePath, lie_in_one_another, status_of
 
@@ -143,11 +145,12 @@ class OutputStore:
         hdus = _scan_whole(self.out / output)
         if hdus is None:
             return None
-        cards = hdus[0].cards
+        images = [hdu for hdu in hdus if hdu.cards.get("NAXIS")]
+        cards = images[0].cards if images else {}
         # A master has NUSED as well, the factors of a master flat have not.
         is_master = output.startswith(_MASTERS) and cards.get("IMAGETYP") == kind.value
         n_planes = _n_planes(cards, has_mask=has_mask) + is_master
-        if len(hdus) != n_planes:
+        if len(images) != n_planes:
             return None
         return _record_of(cards, output, kind, recipe, inputs)
 
@@ -246,6 +249,8 @@ class OutputStore:
             header["DARKSREF"] = (found.refined_scale, "factor of the dark, refined on hot pixels")
         if found.std_source is not None:
             header["ERRSRC"] = (found.std_source, "what UNCERT comes from")
+        if found.colours is not None:
+            header.update(colour_cards(*found.colours))
         add_flag_legend(header, found.n_flagged, has_mask=has_mask)
         add_inputs(header, inputs, recipe)
         for what in PER_INPUT:
@@ -323,14 +328,14 @@ class OutputStore:
             f"{name}/{path.name}"
             for name in FOLDERS
             for path in (self.out / name).iterdir()
-            if path.name.endswith(".fits")
+            if path.name.endswith(tuple(OUTPUT_SUFFIXES.values()))
         }
         others = sorted(present - set(map(file_of, products)))
         return tuple(file for file in others if self._is_ours(self.out / file))
 
     def _is_ours(self, path: Place) -> bool:
         try:
-            return "FLATCAL" in read_header_cards(path)
+            return "FLATCAL" in scan_first_image(path).cards
         except (FrameError, OSError):
             return False
 

@@ -110,7 +110,7 @@ class Library:
         sha256 = hash_file(source)
         row = read_master_row(source) | _validity(valid_from, valid_to)
         row |= {
-            "file": f"{row['kind']}-{sha256}.fits",
+            "file": f"{row['kind']}-{sha256}.fits{'.fz' * (source.suffix == '.fz')}",
             "sha256": sha256,
             # Names of files may hold bytes that are no text.
             "source": os.fsencode(source).decode(errors="backslashreplace"),

@@ -87,7 +87,7 @@ def _read_cards(path: Path) -> HeaderCards:
                 f"{hdu.index} are there; run again",
                 path,
             )
-    return hdus[0].cards
+    return next((hdu for hdu in hdus if hdu.cards.get("NAXIS")), hdus[0]).cards
 
 
 class _Cards:

@@ -72,7 +72,8 @@ def _compare_flats(
     """Level, scatter and ratio of each flat to the master."""
     path = night.out / product.output
     try:
-        divisor, flags = output_rows(path, bands), output_rows(path, bands, "MASK")
+        divisor = output_rows(path, bands, coloured=True)
+        flags = output_rows(path, bands, "MASK")
     except FlatcalError as error:
         missing.append(error.text)
         return [], [], 0.0

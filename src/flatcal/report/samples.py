@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from flatcal.colour import with_colours
 from flatcal.extension import file_of
 from flatcal.frame import Kind
 from flatcal.io import RawFrame
@@ -16,7 +17,7 @@ from flatcal.kernels.arithmetic import calibrate
 from flatcal.levels import Levels, Overscan
 from flatcal.nonlinearity import load_correction
 from flatcal.outputs import open_planes
-from flatcal.plan import OVERSCAN_STEPS, FramePlan, Step
+from flatcal.plan import KEEPS_VALUES, OVERSCAN_STEPS, FramePlan, Step
 from flatcal.section import (
     Section,
     assemble_sections,
@@ -50,8 +51,12 @@ def spread_bands(shape: tuple[int, int]) -> tuple[slice, ...]:
     return tuple(slice(start, start + height) for start in starts)
 
 
-def output_rows(path: Place, bands: Sequence[slice], plane: str = "PRIMARY") -> Array | None:
+def output_rows(
+    path: Place, bands: Sequence[slice], plane: str = "PRIMARY", *, coloured: bool = False
+) -> Array | None:
     """Those rows of a plane of an output; None where it has no such plane.
+
+    With `coloured` it is undone that the colours of a master flat were equalised.
 
     Raises
     ------
@@ -61,7 +66,10 @@ def output_rows(path: Place, bands: Sequence[slice], plane: str = "PRIMARY") -> 
     with open_planes(path) as planes:
         if plane not in planes:
             return None
-        rows = np.concatenate([planes[plane].section[band, :] for band in bands])
+        cards = planes[plane].header if coloured else {}
+        rows = np.concatenate(
+            [with_colours(planes[plane].section[band, :], cards, band) for band in bands]
+        )
         return np.asarray(rows.astype(rows.dtype.newbyteorder("="), copy=False))
 
 
@@ -127,7 +135,7 @@ def rows_after_each_step(
     values, levels, of_columns = _rows_and_levels(night, frame, bands)
     yield "raw", values.copy()
     for step in frame.steps:
-        if step.name == "trim_image":
+        if step.name in KEEPS_VALUES:
             continue
         bias, dark, flat = _no_masters()
         scale = 1.0

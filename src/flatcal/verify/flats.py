@@ -24,6 +24,7 @@ from flatcal.records import ProductRecord
 from flatcal.verify.night import ReducedNight, read_variance_adu2
 from flatcal.verify.planes import Sample, cut_sample, read_sample
 from flatcal.verify.records import (
+    COLOURS_DIFFER,
     N_SIGMA,
     PATTERN,
     TOLERANCE,
@@ -54,6 +55,8 @@ def verify_flats(
         why_not = "the calibrated flats were not written"
     elif len(flats) < 2:
         why_not = "there is one flat"
+    elif flats[0].colour_matrix:
+        why_not = COLOURS_DIFFER
     if why_not:
         for test in _TESTS:
             yield not_possible(test, master.output, why_not)

@@ -46,9 +46,14 @@ def verify_noise(night: ReducedNight, frame: FramePlan) -> Iterator[Check]:
         yield not_possible("science-uncertainty", frame.output, "the frame has no UNCERT")
         return
     variance = sample.std.astype(np.float64) ** 2
-    good = sample.good[::2] & sample.good[1::2]
-    difference = sample.data[::2].astype(np.float64) - sample.data[1::2]
-    pulls = difference / np.sqrt(np.where(good, variance[::2] + variance[1::2], 1.0))
+    # Of a colour matrix the next row of the same colours.
+    lag = 2 if frame.colour_matrix else 1
+    (data, later), (good, its_good), (variance, its_variance) = (
+        _neighbours(plane, lag) for plane in (sample.data, sample.good, variance)
+    )
+    good = good & its_good
+    difference = data.astype(np.float64) - later
+    pulls = difference / np.sqrt(np.where(good, variance + its_variance, 1.0))
     _, scatters, n = clipped_moments(cut_boxes(pulls, _ROW_BOX), cut_boxes(good, _ROW_BOX))
     scatters = np.sqrt(scatters[n > _ROW_BOX**2 / 2])
     if not scatters.size:
@@ -65,6 +70,13 @@ def verify_noise(night: ReducedNight, frame: FramePlan) -> Iterator[Check]:
         return
     error = math.sqrt(math.pi / 2) / math.sqrt(2 * int(n.sum()))
     yield judge_scatter("science-uncertainty", frame.output, float(middle), 0, error=error)
+
+
+def _neighbours(rows: Array, lag: int) -> tuple[Array, Array]:
+    """Rows, and as many that are so many below them; each row is in one pair."""
+    pairs = rows[: len(rows) // (2 * lag) * 2 * lag].reshape(-1, 2, lag, rows.shape[1])
+    first, second = (pairs[:, i].reshape(-1, rows.shape[1]) for i in (0, 1))
+    return first, second
 
 
 def verify_dark(night: ReducedNight, frame: FramePlan) -> Iterator[Check]:

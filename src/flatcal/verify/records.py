@@ -38,6 +38,10 @@ TESTS: Final[dict[str, str]] = {
 }
 
 
+# Why flats of a colour matrix are not held against one another, which is for one colour.
+COLOURS_DIFFER: Final = "the sensor has a colour matrix, and its flats may differ in colour"
+
+
 class Verdict(StrEnum):
     """How a test ended."""
 

@@ -14,7 +14,15 @@ from flatcal.photon_transfer.curve import PhotonTransferCurve, shot_variance
 from flatcal.photon_transfer.night import PairedFrame, measure_pairs
 from flatcal.verify.night import ReducedNight
 from flatcal.verify.planes import SAMPLE_PIXELS
-from flatcal.verify.records import N_SIGMA, TOLERANCE, Check, judge, judge_scatter, not_possible
+from flatcal.verify.records import (
+    COLOURS_DIFFER,
+    N_SIGMA,
+    TOLERANCE,
+    Check,
+    judge,
+    judge_scatter,
+    not_possible,
+)
 
 _TESTS = ("gain", "read-noise", "photon-transfer")
 
@@ -29,6 +37,7 @@ def verify_detectors(night: ReducedNight) -> Iterator[Check]:
     """
     groups: dict[tuple[Setup, int], dict[Kind, list[PairedFrame]]] = {}
     detectors: dict[tuple[Setup, int], Detector] = {}
+    coloured: set[tuple[Setup, int]] = set()
     for kind in (Kind.BIAS, Kind.FLAT):
         for master, product in night.masters(kind):
             for frame in night.inputs(product):
@@ -39,6 +48,8 @@ def verify_detectors(night: ReducedNight) -> Iterator[Check]:
                     key = master.setup, number
                     group = groups.setdefault(key, {Kind.BIAS: [], Kind.FLAT: []})
                     detectors[key] = frame.detectors[number]
+                    if frame.colour_matrix:
+                        coloured.add(key)
                     image = replace(whole, parts=(part,))
                     group[kind].append(PairedFrame(frame.file, image, alike, order))
     for key, group in groups.items():
@@ -46,9 +57,8 @@ def verify_detectors(night: ReducedNight) -> Iterator[Check]:
         subject = f"{setup.name}, {setup.shape[0]} x {setup.shape[1]}"
         if detector.amplifier:
             subject += f", amplifier {detector.amplifier}"
-        yield from _verify_setup(
-            subject, group[Kind.FLAT], group[Kind.BIAS], detector, night.why_no_raw
-        )
+        why_not = COLOURS_DIFFER if key in coloured else night.why_no_raw
+        yield from _verify_setup(subject, group[Kind.FLAT], group[Kind.BIAS], detector, why_not)
 
 
 def _verify_setup(

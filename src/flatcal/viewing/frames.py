@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from flatcal.errors import ConfigError
 from flatcal.frame import Kind
-from flatcal.plan import FramePlan
+from flatcal.plan import KEEPS_VALUES, FramePlan
 from flatcal.records import REPORT
 from flatcal.report.page import write_report
 from flatcal.report.pictures import block_for, shrink
@@ -114,7 +114,7 @@ class Viewer:
         if frame.action != "calibrate":
             return
         # In the order of the steps; the last is what was written.
-        yield from (step.name for step in frame.steps if step.name != "trim_image")
+        yield from (step.name for step in frame.steps if step.name not in KEEPS_VALUES)
         if frame.kind is Kind.FLAT and frame.output in self.night.run.products:
             yield "ratio"
 
@@ -179,12 +179,12 @@ def _at_stage(night: ReducedNight, frame: FramePlan, stage: str, rows: slice) ->
     if stage == "ratio":
         assert frame.part_of is not None
         flat = output_rows(night.out / (frame.output or ""), [rows])
-        master = output_rows(night.path_of_master(frame.part_of), [rows])
+        master = output_rows(night.path_of_master(frame.part_of), [rows], coloured=True)
         median = night.run.products[frame.output or ""].median_adu or 1.0
         assert flat is not None
         assert master is not None
         return np.asarray(flat / np.where(master > 0, master, 1) / median, np.float32)
-    changing: list[str] = [step.name for step in frame.steps if step.name != "trim_image"]
+    changing: list[str] = [step.name for step in frame.steps if step.name not in KEEPS_VALUES]
     after = list(rows_after_each_step(night, frame, [rows]))
     return after[1 + changing.index(stage)][1]
 
