@@ -91,7 +91,8 @@ def levels_of_regions(values: Array, rows: Array, regions: Sequence[Region]) -> 
 def cut_rows(values: Array, rows: Array, region: Region) -> Array:
     """What of some rows of an image one amplifier has read."""
     y, x = region.place
-    part: Array = values[(rows >= y.start) & (rows < y.stop), x]
+    inside = (rows >= y.start) & (rows < y.stop)
+    part: Array = values[:, x] if inside.all() else values[inside, x]
     return part
 
 
