@@ -14,7 +14,7 @@ from flatcal import build_plan, run_plan
 from flatcal.camera import CameraSettings
 from flatcal.draft import draft_config
 from flatcal.errors import SectionError
-from flatcal.facts import read_frame
+from flatcal.facts import read_frames
 from flatcal.flags import Flag
 from flatcal.index import find_frames
 from flatcal.library import open_library
@@ -68,7 +68,8 @@ def look(tmp_path, put_frame):
 
     def look_at(text="", data=None, **cards):
         path = put_frame(tmp_path / "frame.fits", "bias", 0.0, data, **cards)
-        return read_frame(tmp_path, path.name, parse_config(text, "here").camera, ())
+        (frame,) = read_frames(tmp_path, path.name, parse_config(text, "here").camera, ())
+        return frame
 
     return look_at
 
