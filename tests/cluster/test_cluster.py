@@ -390,16 +390,16 @@ def test_without_the_extra_one_line_names_it(small, tmp_path):
 
 def test_ctrl_c_ends_a_run_and_leaves_the_workers_free(shared, tmp_path, put_frame):
     raw, out = tmp_path / "raw", tmp_path / "out"
-    data = np.random.default_rng(1).normal(1000, 10, (1000, 1000)).astype(np.uint16)
+    data = np.random.default_rng(1).normal(1000, 10, (800, 800)).astype(np.uint16)
     for n in range(3):
         put_frame(raw / f"b{n}.fits", "BIAS", 0.0, data, BUNIT="adu")
     first = put_frame(raw / "s0.fits", "LIGHT", 60.0, data, BUNIT="adu", FILTER="V")
-    for n in range(1, 300):
+    for n in range(1, 100):
         (raw / f"s{n}.fits").symlink_to(first)
     config = tmp_path / "night.toml"
     config.write_text(f"{SETTINGS}[dark]\nrequired=false\n[science]\nflat_required=false\n")
     run = flatcal("run", raw, out, "-c", config, "--engine", "dask", "--scheduler", shared.address)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 200
     while not list((out / "science").glob("*.fits")) and time.monotonic() < until:
         time.sleep(0.02)
         assert run.poll() is None, run.communicate()
@@ -410,7 +410,7 @@ def test_ctrl_c_ends_a_run_and_leaves_the_workers_free(shared, tmp_path, put_fra
     assert "Traceback" not in told
     made = sorted(path.name for path in out.rglob("*") if path.is_file())
     assert not [name for name in made if name.startswith(".")]
-    assert 1 < len(made) < 301
+    assert 1 < len(made) < 101
     time.sleep(0.5)
     assert made == sorted(path.name for path in out.rglob("*") if path.is_file())
     shutil.rmtree(raw)
