@@ -330,14 +330,19 @@ def test_a_cluster_without_workers_is_refused(own, small, tmp_path, monkeypatch)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_worker_with_another_flatcal_is_refused_with_both_versions(own, small, tmp_path):
+@pytest.mark.parametrize("which", ["scheduler", "worker"])
+def test_another_flatcal_is_refused_with_both_versions(small, tmp_path, which):
     other = tmp_path / "other/flatcal"
     other.mkdir(parents=True)
     (other / "__init__.py").touch()
     (other / "_version.py").write_text("__version__ = '0.0.7'\n")
-    own.add_worker(PYTHONPATH=str(other.parent))
-    with pytest.raises(ClusterError, match=rf"has flatcal 0\.0\.7, .* {re.escape(__version__)}"):
-        run_plan(small_plan(small), tmp_path / "out", engine="dask", scheduler=own.address)
+    path = {"PYTHONPATH": str(other.parent)}
+    told = rf"the {which} tcp://.* has flatcal 0\.0\.7, .* {re.escape(__version__)}"
+    with Processes(tmp_path, **(path if which == "scheduler" else {})) as own:
+        own.wait_until_up()
+        own.add_worker(**(path if which == "worker" else {}))
+        with pytest.raises(ClusterError, match=told):
+            run_plan(small_plan(small), tmp_path / "out", engine="dask", scheduler=own.address)
     assert not (tmp_path / "out").exists()
 
 
