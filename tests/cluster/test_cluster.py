@@ -17,6 +17,7 @@ import dask.config
 import numpy as np
 import pytest
 from astropy.io import fits
+from distributed import Client
 from processes import Processes, free_port
 
 from flatcal._version import __version__
@@ -79,6 +80,22 @@ def test_pixels_do_not_pass_through_the_scheduler(cg16m_night, shared, tmp_path)
     passed = shared.meter.n_bytes - before
     frame = next(Path(plan.raw).glob("*.fits")).stat().st_size
     assert 0 < passed < frame // 2, f"{passed} bytes passed, a frame has {frame}"
+
+
+def test_workers_keep_nothing_of_a_run_that_has_ended(small, shared, tmp_path):
+    def held():  # goes to the workers as code
+        return len(sys.modules["flatcal.engine.cluster_tasks"]._SHOPS)
+
+    plan = small_plan(small)
+    during = []
+    with Client(shared.address, set_as_default=False) as client:
+        run_plan(
+            plan, tmp_path / "out", engine="dask", scheduler=shared.address,
+            progress=lambda what, *_: what == "light1.fits" and during.append(client.run(held)),
+        )  # fmt: skip
+        after = client.run(held)
+    assert any(during[0].values())
+    assert list(after.values()) == [0, 0]
 
 
 NIGHT = {"BIAS": (0.0, 1000), "DARK": (60.0, 1060), "FLAT": (2.0, 20_000), "LIGHT": (60.0, 3000)}

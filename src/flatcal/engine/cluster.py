@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from flatcal import __version__
 from flatcal.engine.bands import Receive, Stack
-from flatcal.engine.cluster_tasks import do_band, do_frame, give_up
+from flatcal.engine.cluster_tasks import do_band, do_frame, forget, give_up
 from flatcal.engine.frames import FrameDone, FrameTask
 from flatcal.engine.masters import CalibratedFrame
 from flatcal.engine.order import Order
@@ -182,6 +182,12 @@ class Cluster:
                 _require_version(f"the worker {address}", version)
             self._checked.update(new)
         return list(threads.values())
+
+    def forget(self, run: str) -> None:
+        """Have all workers give back what they hold for a run that has ended."""
+        if self.client.status == "running":
+            with suppress(OSError, TimeoutError):
+                self.client.run(forget, run, on_error="ignore")
 
     def executor(
         self,

@@ -160,6 +160,14 @@ def do_band(order: Order, stack: Stack, band: slice, folder: Place, suffix: str)
         return None
 
 
+def forget(run: str) -> None:
+    """Give back what this process holds for a run that has ended."""
+    with _LOCK:
+        shop = _SHOPS.pop(run, None)
+    if shop is not None:
+        shop.close()
+
+
 async def give_up(order_id: str, timeout_s: float) -> None:
     """End the tasks of an order in this process, and wait until they have ended."""
     _GIVEN_UP.add(order_id)

@@ -147,6 +147,7 @@ def run_plan(
             run.stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
             if cluster is not None:
+                cluster.forget(run.id)
                 # What workers that were lost had in work, on whatever machine.
                 remove_stale_parts((folder / name for name in FOLDERS), of_all=True)
 
