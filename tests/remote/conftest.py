@@ -61,11 +61,13 @@ def outside():
 
 
 @pytest.fixture
-def reach(server, monkeypatch):
+def reach(server, monkeypatch, tmp_path):
     """Give a proxy before the server, which flatcal uses in this test; and short time-outs."""
     for name, value in {**KEYS, "AWS_DEFAULT_REGION": "us-east-1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("flatcal.transfer.FIRST_WAIT_S", 0.01)
+    # What another test has read is not to be known in this one.
+    monkeypatch.setenv("FLATCAL_CACHE_DIR", str(tmp_path / "cache"))
     proxies = []
 
     def start(fault=None, **config):
