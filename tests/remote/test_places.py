@@ -17,7 +17,7 @@ from benchmarks.s3 import BUCKET, KEYS, client_of, download, upload
 from flatcal import build_plan, run_plan
 from flatcal.cli_options import folder_here
 from flatcal.errors import ConfigError, StorageError
-from flatcal.facts import read_frame
+from flatcal.facts import read_frames
 from flatcal.recipe import Config
 from flatcal.storage import RemotePath, lie_in_one_another, name_below, place_of
 
@@ -188,7 +188,7 @@ def test_any_storage_that_fsspec_knows_will_do(odd_night, odd_config, tmp_path):
 
 @pytest.mark.parametrize("name", ["a/../b.fits", "../b.fits", "a//b.fits", "./b.fits"])
 def test_a_name_that_leads_elsewhere_is_refused(name):
-    frame = read_frame(place_of("s3://bucket/night"), name, Config().camera, ())
+    (frame,) = read_frames(place_of("s3://bucket/night"), name, Config().camera, ())
     assert [error.slug for error in frame.errors] == ["file-broken"]
 
 
