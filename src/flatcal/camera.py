@@ -156,6 +156,9 @@ class CameraSettings(Strict):
     amplifiers: tuple[AmplifierSettings, ...] | None = Field(
         default=None, description="one table for each amplifier, where several share an image"
     )
+    assemble_amplifiers: Switch | None = Field(
+        default=None, description="false keeps each as an image of its own"
+    )
     colour_matrix: Literal["header", "none", "RGGB", "BGGR", "GRBG", "GBRG"] | None = None
     extensions: dict[str, ExtensionSettings] | None = Field(
         default=None, description="detectors of a mosaic, by the names of their extensions"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from flatcal.camera import CameraSettings, Cards, KindRule, find_profile
@@ -16,7 +17,7 @@ from flatcal.cards import as_number
 from flatcal.colour import PATTERN_KEYS, PATTERNS, shift
 from flatcal.dialects import IN_CAMERA, read_testimonies
 from flatcal.errors import FrameError
-from flatcal.extension import with_extension
+from flatcal.extension import extension_of, file_of, with_extension
 from flatcal.file_status import FileStatus
 from flatcal.frame import Caveat, Frame, Geometry, Kind, Setup, Storage
 from flatcal.geometry import geometry_of
@@ -75,9 +76,33 @@ def read_frames(
     if not images:
         return (Frame(file, errors=tuple(notes.errors)),)
     return tuple(
-        _read_image(file, hdus[0], image, status, overrides, rules, notes.copy())
+        frame
         for image in images
+        for frame in _apart(
+            _read_image(file, hdus[0], image, status, overrides, rules, notes.copy()), overrides
+        )
     )
+
+
+def _apart(frame: Frame, overrides: CameraSettings) -> tuple[Frame, ...]:
+    """A frame for each of several amplifiers, named after it, where they are to be kept apart."""
+    geometry, setup = frame.geometry, frame.setup
+    if overrides.assemble_amplifiers is not False or setup is None:
+        return (frame,)
+    if geometry is None or not geometry.is_divided:
+        return (frame,)
+    frames = []
+    for amplifier in geometry.amplifiers:
+        name = "_".join(filter(None, (extension_of(frame.file), amplifier.detector.amplifier)))
+        frames.append(
+            replace(
+                frame,
+                file=with_extension(file_of(frame.file), name),
+                setup=replace(setup, detector=name),
+                geometry=replace(geometry, amplifiers=(amplifier,)),
+            )
+        )
+    return tuple(frames)
 
 
 def _read_image(

@@ -154,6 +154,11 @@ class Geometry:
         return len(self.amplifiers) > 1
 
     @property
+    def names_amplifiers(self) -> bool:
+        """Whether its amplifiers are those of an image that several share, kept apart or not."""
+        return bool(self.amplifiers[0].detector.amplifier)
+
+    @property
     def trim_section(self) -> Section | None:
         """What is kept where there is one amplifier; None keeps all."""
         (only,) = self.amplifiers

@@ -306,6 +306,31 @@ def test_frames_are_what_plain_numpy_makes(raw, tmp_path):
         np.testing.assert_allclose(hdus[0].data, science, rtol=1e-6, atol=1e-3)
 
 
+def test_amplifiers_that_are_kept_apart_have_all_of_their_own(raw, tmp_path):
+    """Level of a flat included; what is subtracted is the same to the bit."""
+    folder, images = raw
+    together, apart = tmp_path / "together", tmp_path / "apart"
+    run(folder, together)
+    run(folder, apart, SETTINGS.replace("[camera]\n", "[camera]\nassemble_amplifiers = false\n"))
+    whole = fits.getdata(together / "masters/master_bias.fits")
+    with fits.open(together / "flats/flat-3.fits") as hdus:
+        flat, std = hdus[0].data, hdus["UNCERT"].data
+    bias = np.mean([assemble(image) for image in by_kind(images, "bias")], axis=0)
+    for name, part in (("left", np.s_[:, :8]), ("right", np.s_[:, 8:])):
+        np.testing.assert_array_equal(
+            fits.getdata(apart / f"masters/master_bias_{name}.fits"), whole[part]
+        )
+        flats = [assemble(image)[part] - bias[part] for image in by_kind(images, "flat")]
+        own = np.mean([f / np.median(f) for f in flats], axis=0)
+        master = fits.getdata(apart / f"masters/master_flat_r_{name}.fits")
+        np.testing.assert_allclose(master, own / np.median(own), rtol=1e-6)
+        with fits.open(apart / "flats/flat-3.fits") as hdus:
+            np.testing.assert_array_equal(hdus[name].data, flat[part])
+            np.testing.assert_array_equal(hdus[f"{name}_UNCERT"].data, std[part])
+    flags = fits.getdata(apart / "science/science-6.fits", "right_FLAGS")
+    assert np.argwhere(flags & Flag.SATURATED).tolist() == [[3, 4]]
+
+
 def test_each_amplifier_has_its_limits(raw, tmp_path):
     folder, _ = raw
     run(folder, tmp_path / "out")

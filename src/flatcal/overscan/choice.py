@@ -71,7 +71,7 @@ def _with_choice(frame: Frame, choice: _Choice | None) -> Frame:
     if choice is None:
         return frame
     reason = f"{geometry.reason}; measured: {choice.text}"
-    if geometry.is_divided:
+    if geometry.names_amplifiers:
         geometry = replace(geometry, reason=reason)
     else:
         section = None if choice.columns is None else (_rows(frame), choice.columns)
@@ -96,7 +96,7 @@ def _choose(
     """What measurement says to the settings; None where nothing could be measured."""
     assert group[0].setup is not None
     assert group[0].geometry is not None
-    if group[0].geometry.is_divided:
+    if group[0].geometry.names_amplifiers:
         return _judge_each(group, looks)
     if not is_trimmed(group[0]):
         return _look_for_missed(group, looks)
@@ -117,7 +117,7 @@ def _choose(
 
 
 def _judge_each(group: Sequence[Frame], looks: Mapping[str, Look]) -> _Choice | None:
-    """What measurement says to the overscan of each of several amplifiers, which is used as named.
+    """What measurement says to the overscan of each named amplifier, which is used as named.
 
     What names amplifiers names their overscans, and they must not go without one singly.
     """
@@ -125,7 +125,9 @@ def _judge_each(group: Sequence[Frame], looks: Mapping[str, Look]) -> _Choice | 
     caveats: list[Caveat] = []
     for number, detector in enumerate(group[0].detectors):
         alone = [_only(frame, number) for frame in group]
-        own = {f.file: looks[f.file].parts[number] for f in group if f.file in looks}
+        own = {f.file: looks[f.file] for f in group if f.file in looks}
+        if len(group[0].detectors) > 1:
+            own = {file: look.parts[number] for file, look in own.items()}
         named = _named_columns(alone)
         verdict = judge_overscan(alone, own, within=named)
         if verdict is not None and named is not None:
