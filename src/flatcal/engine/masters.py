@@ -406,16 +406,18 @@ class CalibratedFrame:
         None where nowhere.
         """
         rows, columns = self.preparation.shape
-        found = np.zeros(columns, np.uint16)
         nearest = min(max(row, 0), rows - 1)
+        found = None
         for region in self.preparation.regions:
             limit = _limits(region.detector, self.preparation.dtype)[1]
             place = region.raw_rows(slice(row, row)).start
             is_there = 0 <= place < self.raw.shape[0]
-            if region.within(slice(nearest, nearest + 1)) and is_there and np.isfinite(limit):
-                values = self.raw.look_at_row(place)[region.raw[1]]
-                found[region.place[1]] = (values >= limit) * np.uint16(Flag.SATURATED)
-        return found if found.any() else None
+            if is_there and region.within(slice(nearest, nearest + 1)) and np.isfinite(limit):
+                saturated = self.raw.look_at_row(place)[region.raw[1]] >= limit
+                if saturated.any():
+                    found = np.zeros(columns, np.uint16) if found is None else found
+                    found[region.place[1]] = saturated * np.uint16(Flag.SATURATED)
+        return found
 
     def _level(self, region: Region, rows: slice, pixels: Array) -> Array:
         """Overscan level of some rows of the image that is kept, from the raw rows as stored."""
