@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from flatcal.errors import FrameError
+from flatcal.errors import ConfigError, FrameError
+from flatcal.extension import extension_of
 from flatcal.facts import read_frames
 from flatcal.frame import Frame
 from flatcal.header_cache import remembered_units
@@ -38,6 +39,8 @@ def find_frames(raw: str | Place, config: Config) -> tuple[Frame, ...]:
     ------
     FrameError
         When there is no such folder, or no FITS file in it.
+    ConfigError
+        When the configuration names an extension that none of the files has.
     """
     root = place_of(raw)
     if not root.is_dir():
@@ -58,7 +61,19 @@ def find_frames(raw: str | Place, config: Config) -> tuple[Frame, ...]:
             "empty-folder",
             f"no FITS file in {root} or below it (looked for {', '.join(FITS_SUFFIXES)})",
         )
+    _require_extensions(config.camera.extensions or (), {extension_of(f.file) for f in frames})
     return frames
+
+
+def _require_extensions(named: Iterable[str], there: set[str]) -> None:
+    """Refuse settings for an extension that is not there: its name is misspelt."""
+    for name in sorted(set(named) - there):
+        known = ", ".join(sorted(there - {""})) or "none"
+        raise ConfigError(
+            "bad-config",
+            f"camera.extensions.{name}: no file has such an extension (they have: {known}); "
+            "correct the name",
+        )
 
 
 def _is_frame(name: str) -> bool:

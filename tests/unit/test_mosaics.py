@@ -335,6 +335,13 @@ def test_the_gain_of_each_chip_is_that_of_its_extension(raw, tmp_path):
             assert ratio.max() < 1.01
 
 
+def test_a_misspelt_extension_is_refused(raw):
+    """Its gain would not be used, and nobody would know."""
+    text = SETTINGS.replace("CHIP2", "CHIP3")
+    with pytest.raises(ConfigError, match=r"camera\.extensions\.CHIP3: .* CHIP1, CHIP2\)"):
+        build_plan(raw, parse_config(text, "here"))
+
+
 def test_ccddata_reads_each_chip(raw, tmp_path):
     run(raw, tmp_path / "out")
     read = CCDData.read(
@@ -555,9 +562,10 @@ def test_verify_report_and_show_know_the_images(raw, tmp_path):
 def test_small_letters_in_a_name_stay_small(raw, tmp_path):
     for path in raw.glob("*.fits"):
         fits.setval(path, "EXTNAME", value="im2", ext=2)
-    assert slugs(run(raw, tmp_path / "out")) == {}
+    text = SETTINGS.replace("CHIP2", "im2")
+    assert slugs(run(raw, tmp_path / "out", text)) == {}
     assert fits.getheader(tmp_path / "out/science/science-m001.fits", "im2")["EXTNAME"] == "im2"
-    assert run(raw, tmp_path / "out").n_made == 0
+    assert run(raw, tmp_path / "out", text).n_made == 0
     checks = verify_output(tmp_path / "out").checks
     found = [c.verdict.value for c in checks if c.test == "outputs" and "[im2]" in c.subject]
     assert found == ["pass"] * 5
