@@ -47,9 +47,7 @@ def replace_card(path, keyword, image):
     path.write_bytes(content[:place] + image.ljust(80)[:80] + content[place + 80 :])
 
 
-@pytest.mark.parametrize(
-    "image", [b"OBSERVER= 'M\t31'", b"COMMENT a\tb", b"\0" * 80, b"CONTINUE  without quotes"]
-)
+@pytest.mark.parametrize("image", [b"OBSERVER= 'M\t31'", b"COMMENT a\tb", b"\0" * 80])
 def test_odd_bytes_in_a_header_card_do_not_end_the_run(night, tmp_path, image):
     with fits.open(night / "s.fits", mode="update") as hdus:
         hdus[0].header["OBSERVER"] = "somebody"
@@ -57,6 +55,17 @@ def test_odd_bytes_in_a_header_card_do_not_end_the_run(night, tmp_path, image):
     result = run(night, tmp_path / "out")
     assert result.failed == ()
     fits.getheader(tmp_path / "out/science/science-s.fits")
+
+
+def test_a_card_that_spoils_the_scale_of_the_pixels_is_named(night, tmp_path):
+    """It goes on from the card before it, which is BZERO: the values are not known."""
+    with fits.open(night / "s.fits", mode="update") as hdus:
+        hdus[0].header["OBSERVER"] = "somebody"
+    replace_card(night / "s.fits", "OBSERVER", b"CONTINUE  without quotes")
+    (failed,) = run(night, tmp_path / "out").failed
+    (error,) = failed.errors
+    assert (failed.file, error.slug) == ("s.fits", "image-type")
+    assert "BZERO" in error.text
 
 
 def test_markup_in_a_header_is_shown_as_it_is(tmp_path, put_frame, capsys):

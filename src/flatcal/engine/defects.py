@@ -30,8 +30,8 @@ BAD_SHARE: Final = 0.5
 # Surroundings: blocks of so many rows and columns, of which one pixel in so many is looked at.
 _BLOCK: Final = 64
 _STEP: Final = 4
-# Rows in which a column is looked at, at the least: the median of so many is known to a twelfth of
-# the noise of one.
+# Rows in which a column is looked at where there are more: the median of so many is known to a
+# twelfth of the noise of one.
 _COLUMN_ROWS: Final = 256
 # Neighbouring columns on each side.
 _NEIGHBOURS: Final = 5
@@ -124,7 +124,7 @@ def flag_flat_columns(flat: Array, flags: Array) -> None:
 
 
 def _some_rows(image: Array) -> Array:
-    return image[:: max(1, image.shape[0] // _COLUMN_ROWS)]
+    return image[:: max(_STEP, image.shape[0] // _COLUMN_ROWS)]
 
 
 def _around(values: Array) -> Array:
