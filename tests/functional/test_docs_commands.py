@@ -164,8 +164,11 @@ PREPARE: dict[str, Callable[[Path], None]] = {
     "shared-library.md": reduced_calibration,
     "verify.md": reduced_night,
 }
-# Its lines of Python are parts of a notebook.
-NOT_EXECUTED = {"README.md", "verify.md"}
+# Its lines of Python are parts of a notebook, or need a cluster or a server.
+NOT_EXECUTED = {"README.md", "verify.md", "cluster.md", "remote.md"}
+# Commands of these are run where there is a server: test_library_postgres.py, tests/remote and
+# tests/cluster.
+SERVERS = ("postgresql://", "s3://", "tcp://host")
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
 
 
@@ -216,7 +219,7 @@ def run_shown(command: str, settings: Path, monkeypatch: pytest.MonkeyPatch) -> 
     if command.startswith("export "):
         name, _, value = command.removeprefix("export ").partition("=")
         monkeypatch.setenv(name, value)
-    elif "postgresql://" not in command:  # these are run in test_library_postgres.py
+    elif not any(server in command for server in SERVERS):
         if command.startswith("flatcal config init"):
             settings.unlink()
         run(command)

@@ -224,8 +224,8 @@ def test_a_library_of_a_newer_flatcal_is_refused(library, url):
     import psycopg  # noqa: PLC0415
 
     with psycopg.connect(url) as connection:
-        connection.execute("UPDATE flatcal_library SET schema_version = 3")
-    assert "made by a newer flatcal (version 3" in refusal(open_library, url)
+        connection.execute("UPDATE flatcal_library SET schema_version = 4")
+    assert "made by a newer flatcal (version 4" in refusal(open_library, url)
 
 
 def test_a_server_or_database_that_is_not_there(url, tmp_path):
