@@ -374,7 +374,9 @@ def test_a_scheduler_needs_the_engine(small, tmp_path):
 
 
 def flatcal(*words, before="", **options):
-    code = f"{before}\nfrom flatcal.cli import main\nif __name__ == '__main__': main()"
+    # A shell that starts the tests in the background lets them ignore interrupts.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code += f"\n{before}\nfrom flatcal.cli import main\nif __name__ == '__main__': main()"
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, words)],
         stdout=subprocess.PIPE,

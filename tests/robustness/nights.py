@@ -12,7 +12,9 @@ SETTINGS = "[camera]\ngain_electron_per_adu=1.5\nread_noise_electron=6\n"
 
 def program(*words: object, **options: Any) -> subprocess.Popen[str]:
     """Start flatcal as a process."""
-    code = "from flatcal.cli import main; main()"
+    # A shell that starts the tests in the background lets them ignore interrupts.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    code += "from flatcal.cli import main; main()"
     return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, words)],
         stdout=subprocess.PIPE,
