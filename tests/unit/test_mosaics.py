@@ -372,6 +372,19 @@ def test_a_file_of_packed_extensions_gives_the_same_pixels(raw, tmp_path):
     np.testing.assert_array_equal(plain, packed)
 
 
+def test_packed_outputs_hold_the_same_images(raw, tmp_path):
+    plain, packed = tmp_path / "plain", tmp_path / "packed"
+    run(raw, plain)
+    text = SETTINGS + "[output]\ncompress = true\n"
+    assert run(raw, packed, text).n_made
+    assert run(raw, packed, text).n_made == 0
+    name = "science/science-m001.fits"
+    with fits.open(plain / name) as hdus, fits.open(packed / f"{name}.fz", checksum=True) as others:
+        assert [hdu.name for hdu in others] == [hdu.name for hdu in hdus]
+        for hdu, other in zip(hdus[1:], others[1:], strict=True):
+            np.testing.assert_array_equal(other.data, hdu.data)
+
+
 def test_only_what_has_changed_is_made_again(raw, tmp_path):
     out = tmp_path / "out"
     run(raw, out)
