@@ -244,8 +244,14 @@ class RawFrame:
         return pixels
 
     def look_at_row(self, row: int) -> Array:
-        """Values of one row beside those that are read, which takes no part in their hash."""
-        return self.look_at(slice(row, row + 1), slice(0, self.shape[1])).reshape(-1)
+        """One row beside those that are read, which takes no part in their hash.
+
+        It is as stored of a plain file, else values of float64; shape (1, columns).
+        """
+        rows = slice(row, row + 1)
+        if self.is_plain:
+            return self._read_stored(rows)
+        return self.values(rows, slice(0, self.shape[1]), np.float64)
 
     def look_at(self, rows: slice, columns: slice) -> Array:
         """Values of a region beside what is read, which takes no part in the hash.

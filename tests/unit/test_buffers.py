@@ -325,3 +325,24 @@ def test_bands_cover_each_row_once_and_keep_to_the_memory(
     each = stage.thread_bytes(stage.threads(jobs, limit), limit)
     assert highest == 1 or highest * row_bytes <= each
     assert len(bands) == 1 or (highest + 1) * row_bytes > each
+
+
+def test_a_master_that_another_thread_is_reading_is_waited_for_last():
+    disk, begun, goes_on = Disk(), Event(), Event()
+
+    def load_slowly(name):
+        if name == "a" and not begun.is_set():
+            begun.set()
+            goes_on.wait(WAIT_S)
+        elif name == "b":
+            goes_on.set()  # while the other thread has not yet read the first
+        return disk.load(name)
+
+    shelf = MasterShelf(load_slowly, lambda name: 80, lambda name: None)
+    shelf.make_room(160)
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(shelf.get_all, "ab")
+        assert begun.wait(WAIT_S)
+        mine = shelf.get_all("ab")
+        assert other.result(WAIT_S) == mine
+    assert disk.loaded == ["b", "a"]

@@ -49,6 +49,17 @@ def curve(n_rows, amplitude=40.0):
     return 1000 + amplitude * (np.exp(-3 * x) + 0.2 * x)
 
 
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize("n_columns", [1, 2, 7, 32, 201])
+def test_the_level_of_a_row_is_the_median_that_numpy_finds(dtype, n_columns):
+    block = np.random.default_rng(1).integers(60_000, 65_000, (40, n_columns)).astype(dtype)
+    before = block.copy()
+    levels = row_levels(block, "median")
+    assert levels.dtype == np.float64
+    np.testing.assert_array_equal(levels, np.median(block.astype(np.float64), axis=1))
+    np.testing.assert_array_equal(block, before)
+
+
 @pytest.mark.parametrize("name", FITTED)
 def test_fits_are_those_of_numpy_and_scipy(name):
     model = MODELS[name]

@@ -262,13 +262,13 @@ def test_a_band_with_its_halo_is_a_part_of_the_whole(rows, method):
     stack, whole, _ = stacked({"method": method}, grow=2.0)
     halo = slice(max(0, rows.start - 2), min(12, rows.stop + 2))
     stacking = Stacking(CombineSettings(method=method), np.ones(8), np.ones(8), None, 5.0, 2.0)
-    height = rows.stop - rows.start
-    planes = np.empty((height, 15)), np.empty((height, 15)), np.empty((height, 15), np.int32)
     part = np.ascontiguousarray(stack[:, halo])
+    shape = part.shape[1:]
+    planes = np.empty(shape), np.empty(shape), np.empty(shape, np.int32)
     inner = slice(rows.start - halo.start, rows.stop - halo.start)
     stacking.combine(part, np.zeros(part.shape, np.uint8), inner, *planes)
     for one, other in zip(planes, whole, strict=True):
-        np.testing.assert_array_equal(one, other[rows])
+        np.testing.assert_array_equal(one[inner], other[rows])
 
 
 def test_median_and_minmax_and_none():

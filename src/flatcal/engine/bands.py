@@ -174,13 +174,19 @@ def combine_band(
     start, stop = max(0, band.start - halo), min(rows, band.stop + halo)
     wide, inner = slice(start, stop), slice(band.start - start, band.stop - start)
     regions = readers[0].preparation.regions
-    shape = (n, stop - start, columns)
-    with lend(shape, setting.dtype) as values, lend(shape, np.uint8) as bad:
+    shape, planes = (n, stop - start, columns), (data, error, n_used)
+    with ExitStack() as lent:
+        values, bad = (lent.enter_context(lend(shape, t)) for t in (setting.dtype, np.uint8))
         for reader, its_values, its_flags in zip(readers, values, bad, strict=True):
             # A defect of the detector is in all frames: the average is the best there is.
             reader.read_bad(start, stop, its_values, its_flags, INHERITED)
-        planes = data, error, n_used
-        rejected = combine_regions(regions, stack.stackings, band, wide, values, bad, planes)
+        of_wide: Sequence[Array] = planes
+        if wide != band:
+            of_wide = [lent.enter_context(lend(shape[1:], p.dtype)) for p in planes]
+        rejected = combine_regions(regions, stack.stackings, band, wide, values, bad, of_wide)
+        if wide != band:
+            for plane, its_wide in zip(planes, of_wide, strict=True):
+                plane[:] = its_wide[inner]
         empty = n_used == 0
         if empty.any():
             scales = stack.stackings[0].scales.astype(kind)[:, None]

@@ -46,7 +46,7 @@ class _Shop:
         self._buffers = Buffers()
         self._shelf = MasterShelf(self._load, lambda name: self.order.source(name).n_bytes, _free)
         mask = None if order.mask is None else load_user_mask(str(order.mask))
-        self.setting = Setting(order.raw, order.config, self._shelf.get, self._buffers, mask)
+        self.setting = Setting(order.raw, order.config, self._shelf.get_all, self._buffers, mask)
         self.bench = Bench(
             self.setting,
             OutputStore(order.out),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 
 def inherited_errors(
-    masters: Callable[[str], Master],
+    masters: Callable[[Collection[str]], Mapping[str, Master]],
     frames: Sequence[FramePlan],
     readers: Sequence[CalibratedFrame],
     factors: Array,
@@ -28,7 +28,7 @@ def inherited_errors(
     Parameters
     ----------
     masters : callable
-        Gives a master by its name.
+        Gives masters by their names.
     frames : sequence of FramePlan
         The flats.
     readers : sequence of CalibratedFrame
@@ -48,13 +48,14 @@ def inherited_errors(
                 scale = reader.preparation.dark_scale if step.name == "subtract_dark" else 1.0
                 off[step.master] = off.get(step.master, 0.0) + float(factor * scale)
     squares = {name: share * share for name, share in off.items()}
+    found = masters(off)
     for name, share in off.items():
-        lost = masters(name).lost_bias
+        lost = found[name].lost_bias
         if lost in off:
             squares[lost] += (off[lost] - share) ** 2 - off[lost] ** 2 - share * share
             off[lost] -= share
     return [
-        (masters(name).std, readers[0].preparation.dtype.type(square))
+        (found[name].std, readers[0].preparation.dtype.type(square))
         for name, square in sorted(squares.items(), key=lambda item: -item[1])
-        if masters(name).std.size
+        if found[name].std.size
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from threading import Lock
@@ -154,7 +154,7 @@ def prepare(
     steps: Sequence[Step],
     shape: tuple[int, int],
     detectors: Sequence[Detector],
-    master: Callable[[str], Master],
+    masters: Callable[[Collection[str]], Mapping[str, Master]],
     dtype: np.dtype[Any],
     mask: UserMask | None,
     refined_scale: float | None = None,
@@ -169,8 +169,8 @@ def prepare(
         Rows and columns of the raw image.
     detectors : sequence of Detector
         Noise and range of each amplifier.
-    master : callable
-        Gives a master by its name.
+    masters : callable
+        Gives masters by their names.
     dtype : dtype
         Of the calculation.
     mask : UserMask or None
@@ -179,6 +179,7 @@ def prepare(
         Factor of the dark, where it has been refined already.
     """
     by_name = {step.name: step for step in steps}
+    found = masters([step.master for step in steps if step.master is not None])
 
     def sections_of(name: str) -> tuple[Section, ...]:
         step = by_name.get(name)  # type: ignore[call-overload]
@@ -186,7 +187,7 @@ def prepare(
 
     def master_of(name: str) -> Master | None:
         step = by_name.get(name)  # type: ignore[call-overload]
-        return None if step is None else master(step.master)
+        return None if step is None else found[step.master]
 
     parallel = sections_of("subtract_parallel_overscan")
     overscan = by_name.get("subtract_overscan") or by_name.get("subtract_parallel_overscan")
@@ -256,15 +257,15 @@ class CalibratedFrame:
             yield slice(first, min(first + self.band_rows, stop))
 
     def read_sample(self) -> tuple[Array, Array]:
-        """Calibrated values of some rows from all over the frame, and which of them are bad."""
+        """Calibrated values of some rows from all over the frame, and which of them are bad.
+
+        What lies beside a saturated pixel is not bad here.
+        """
         rows, columns = self.preparation.shape
         chosen = sampled_rows(rows)
         values = np.empty((len(chosen), columns), self.preparation.dtype)
         bad = np.empty(values.shape, np.uint8)
-        for place, row in enumerate(chosen):
-            self.read_bad(
-                row, row + 1, values[place : place + 1], bad[place : place + 1], Flag.BLED
-            )
+        self._read_bad(slice(chosen.start, chosen.stop, chosen.step), values, bad, Flag.BLED)
         return values, bad
 
     def read(self, start: int, stop: int, out: Array, flags: Array) -> None:
@@ -298,14 +299,16 @@ class CalibratedFrame:
         ignored : int
             Bits that do not matter.
         """
-        counted = np.uint16(~ignored & 0xFFFF)
         for band in self.bands(start, stop):
             place = slice(band.start - start, band.stop - start)
-            with self._buffers.lend(out[place].shape, np.uint16) as flags:
-                self._read_band(band, out[place], flags)
-                if not ignored & Flag.BLED:  # its neighbours need not be read
-                    self._flag_bled(band, flags)
-                arithmetic.mark_bad(flags, counted, bad[place])
+            self._read_bad(band, out[place], bad[place], ignored)
+
+    def _read_bad(self, band: slice, out: Array, bad: Array, ignored: int) -> None:
+        with self._buffers.lend(out.shape, np.uint16) as flags:
+            self._read_band(band, out, flags)
+            if not ignored & Flag.BLED:  # its neighbours need not be read
+                self._flag_bled(band, flags)
+            arithmetic.mark_bad(flags, np.uint16(~ignored & 0xFFFF), bad)
 
     def inherited(self) -> Iterator[Array]:
         """Flags of what it is calibrated with, of which those of the detector are its own too."""
@@ -316,6 +319,7 @@ class CalibratedFrame:
             yield self.preparation.marked * np.uint16(Flag.USER)
 
     def _read_band(self, band: slice, out: Array, flags: Array) -> None:
+        """Calibrate some rows, which may lie apart, as the step of `band` says."""
         p = self.preparation
         rows, pixels = slice(0, 0), _NO_PIXELS
         for region in p.regions:
@@ -343,6 +347,9 @@ class CalibratedFrame:
 
     def _read_rows(self, rows: slice) -> Array:
         """Whole raw rows, as they are stored where that is plain."""
+        if rows.step is not None:  # rows apart are read one by one
+            each = range(rows.start, rows.stop, rows.step)
+            return np.concatenate([self._read_rows(slice(row, row + 1)) for row in each])
         p = self.preparation
         if self.raw.is_plain:
             return self.raw.stored_rows(rows)
@@ -363,17 +370,23 @@ class CalibratedFrame:
             p.dark_scale,
             _cut(p.flat, section, p.dtype),
         )
-        first = region.raw[1].start
         if self.raw.is_plain and p.parallel is None and not p.linearise:
-            arithmetic.calibrate_uint16(pixels, first, *steps, *limits, out, flags)
+            arithmetic.calibrate_uint16(pixels, region.raw[1].start, *steps, *limits, out, flags)
             return
-        if self.raw.is_plain:
-            nothing = _no_steps(out.dtype)
-            arithmetic.calibrate_uint16(pixels, first, *nothing, *limits, out, _NO_FLAGS)
-        else:
-            out[:] = pixels[:, region.raw[1]]
+        self._decode(region, pixels, out)
         arithmetic.flag_image(out, *limits, steps[-1], flags)
         self._calibrate_in_turn(region, out, flags, *steps)
+
+    def _decode(self, region: Region, pixels: Array, out: Array) -> None:
+        """Raw values of what one amplifier has read, from whole raw rows."""
+        first = region.raw[1].start
+        if self.raw.is_plain:
+            none = out.dtype.type(np.inf)
+            arithmetic.calibrate_uint16(
+                pixels, first, *_no_steps(out.dtype), none, none, out, _NO_FLAGS
+            )
+        else:
+            out[:] = pixels[:, region.raw[1]]
 
     def _calibrate_in_turn(
         self, region: Region, out: Array, flags: Array, level: Array, bias: Array, *others: Any
@@ -405,18 +418,21 @@ class CalibratedFrame:
 
         None where nowhere.
         """
-        rows, columns = self.preparation.shape
-        nearest = min(max(row, 0), rows - 1)
+        n_rows, n_columns = self.preparation.shape
+        nearest = min(max(row, 0), n_rows - 1)
         found = None
         for region in self.preparation.regions:
             limit = _limits(region.detector, self.preparation.dtype)[1]
             place = region.raw_rows(slice(row, row)).start
             is_there = 0 <= place < self.raw.shape[0]
-            if is_there and region.within(slice(nearest, nearest + 1)) and np.isfinite(limit):
-                saturated = self.raw.look_at_row(place)[region.raw[1]] >= limit
+            if is_there and region.within(slice(nearest, nearest + 1)) and limit < np.inf:
+                columns = region.place[1]
+                values = np.empty((1, columns.stop - columns.start), self.preparation.dtype)
+                self._decode(region, self.raw.look_at_row(place), values)
+                saturated = values[0] >= limit
                 if saturated.any():
-                    found = np.zeros(columns, np.uint16) if found is None else found
-                    found[region.place[1]] = saturated * np.uint16(Flag.SATURATED)
+                    found = np.zeros(n_columns, np.uint16) if found is None else found
+                    found[columns] = saturated * np.uint16(Flag.SATURATED)
         return found
 
     def _level(self, region: Region, rows: slice, pixels: Array) -> Array:
@@ -426,7 +442,7 @@ class CalibratedFrame:
             return np.empty(0, dtype)
         if overscan.needs_all:
             first = region.place[0].start
-            found = self._levels(region).rows[rows.start - first : rows.stop - first]
+            found = self._levels(region).rows[rows.start - first : rows.stop - first : rows.step]
             return np.asarray(found, dtype)
         beside = pixels[:, overscan.columns]
         if self.raw.is_plain:

@@ -365,9 +365,8 @@ def _average_flats(
         stack = Stack(master.name, members, stackings, shape)
         planes = combine_bands(combining, stack, readers, planes, finish)
         norm = setting.dtype.type(level_of(planes.data, planes.flags != 0, regions))
-        normalise_flat(planes.data, planes.flags, norm)
-        _inherit(readers, planes.flags)
-        if noise_known:
+        std = planes.std
+        if noise_known and std is not None:
             shares = shares_of_variance(settings.method, weights)
             noises = [
                 AverageNoise(region, mean_variance(its_terms, weights), shares, 0.0)
@@ -376,19 +375,22 @@ def _average_flats(
             factors = weights / levels / weights.sum()
             inherited = inherited_errors(setting.masters, frames, readers, factors)
 
-            def fill(band: slice) -> None:
-                n_used = planes.n_used[band].astype(np.int32)
-                _fill_std(planes, noises, None, band, None, n_used)
-                if planes.std is not None:
-                    for std, factor in inherited:
-                        add_error(planes.std[band], std[band], factor)
+        def norm_band(band: slice) -> None:
+            normalise_flat(planes.data[band], planes.flags[band], norm)
+            if std is None:
+                return
+            if not noise_known:
+                std[band] /= norm
+                return
+            _fill_std(planes, noises, None, band, None, planes.n_used[band].astype(np.int32))
+            for its_std, factor in inherited:
+                add_error(std[band], its_std[band], factor)
 
-            workers = combining.workers
-            workers.run_bands(*shape, workers.stage(master.name), fill)
-            return planes, regions
-    if planes.std is not None:
-        planes.std[:] /= norm
-    return _fill_unknown(planes, len(frames)), regions
+        workers = combining.workers
+        row_bytes = shape[1] * (2 * setting.dtype.itemsize + 8)
+        workers.run_bands(shape[0], row_bytes, workers.stage(master.name), norm_band)
+        _inherit(readers, planes.flags)
+    return planes if noise_known else _fill_unknown(planes, len(frames)), regions
 
 
 def _inherit(readers: Sequence[CalibratedFrame], flags: Array) -> None:

@@ -41,12 +41,14 @@ class Region:
     def within(self, rows: slice) -> Section | None:
         """Its pixels in some rows of the image that is kept; None where it has none there."""
         start, stop = max(rows.start, self.place[0].start), min(rows.stop, self.place[0].stop)
-        return (slice(start, stop), self.place[1]) if start < stop else None
+        if rows.step is not None:
+            start += (rows.start - start) % rows.step
+        return (slice(start, stop, rows.step), self.place[1]) if start < stop else None
 
     def raw_rows(self, rows: slice) -> slice:
         """The raw rows of some of its rows of the image that is kept."""
         shift = self.raw[0].start - self.place[0].start
-        return slice(rows.start + shift, rows.stop + shift)
+        return slice(rows.start + shift, rows.stop + shift, rows.step)
 
 
 def make_regions(
@@ -97,9 +99,10 @@ def cut_rows(values: Array, rows: Array, region: Region) -> Array:
 
 
 def shifted(section: Section, first_row: int) -> Section:
-    """A section counted from another row."""
+    """A section in an array of some rows of the image, of which this is the first."""
     rows, columns = section
-    return slice(rows.start - first_row, rows.stop - first_row), columns
+    start, stop, step = rows.start - first_row, rows.stop - first_row, rows.step or 1
+    return slice(start // step, -(-stop // step)), columns
 
 
 @contextmanager

@@ -176,7 +176,7 @@ class _Run:
             self._load_master, lambda name: master_bytes(plan, name), self._wait_for_writing
         )
         self.buffers = Buffers()
-        self.setting = Setting(self.raw, plan.config, self.shelf.get, self.buffers, mask)
+        self.setting = Setting(self.raw, plan.config, self.shelf.get_all, self.buffers, mask)
         self.id = uuid4().hex
         self.executor: Executor
         if cluster is None:

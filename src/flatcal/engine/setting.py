@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,7 @@ class Setting:
     config : Config
         Settings.
     masters : callable
-        Gives a master by its name.
+        Gives masters by their names.
     buffers : Buffers
         Memory for what is not kept.
     mask : UserMask or None
@@ -39,7 +39,7 @@ class Setting:
 
     raw_folder: Place
     config: Config
-    masters: Callable[[str], Master]
+    masters: Callable[[Collection[str]], Mapping[str, Master]]
     buffers: Buffers
     mask: UserMask | None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any
@@ -90,6 +90,12 @@ class MasterShelf:
                     with self._lock:
                         self._reserved.pop(name, None)
         return master
+
+    def get_all(self, names: Collection[str]) -> dict[str, Master]:
+        """Masters by their names; one that another thread is reading is waited for last."""
+        with self._lock:
+            busy = {name for name, its_lock in self._loading.items() if its_lock.locked()}
+        return {name: self.get(name) for name in sorted(set(names), key=lambda n: (n in busy, n))}
 
     def _find(self, name: str) -> Master | None:
         """What is on the shelf; else room is made, which is taken until the master is there."""

@@ -81,8 +81,9 @@ class Stacking:
             1 where a value is bad, else 0; changed.
         inner : slice
             Rows without the halo.
-        average, error : ndarray, shape (rows of `inner`, columns)
-            Receive the result, and its standard error by the scatter of what was kept.
+        average, error : ndarray, shape (rows, columns)
+            Receive the result, and its standard error by the scatter of what was kept; in the halo
+            it is not whole.
         n_used : ndarray of int32, same shape
             Receives how many values were kept.
 
@@ -94,24 +95,16 @@ class Stacking:
         planes = average, error, n_used
         if self._is_fused and self.grow_pixels < 1:
             return self._combine_at_once(stack, bad, planes)
-        # What stands in the halo is not wanted, but made.
-        part = inner != slice(0, stack.shape[1])
-        whole = tuple(np.empty(stack.shape[1:], p.dtype) for p in planes) if part else planes
         if self._is_fused:
-            self._combine_at_once(stack, bad, whole)
-            n_rejected = self._combine_again(stack, bad, inner, whole)
-        else:
-            values, flags = _by_pixel(stack), _by_pixel(bad)
-            self._reject(values, flags)
-            if self.grow_pixels >= 1:
-                rejected = np.flatnonzero((flags == reject.REJECTED).any(axis=0))
-                reject.grow_rejected(bad, rejected, self.grow_pixels)
-            self._combine_kept(values, flags, [plane.reshape(-1) for plane in whole])
-            n_rejected = _count_rejected(bad[:, inner])
-        if part:
-            for plane, its_whole in zip(planes, whole, strict=True):
-                plane[:] = its_whole[inner]
-        return n_rejected
+            self._combine_at_once(stack, bad, planes)
+            return self._combine_again(stack, bad, inner, planes)
+        values, flags = _by_pixel(stack), _by_pixel(bad)
+        self._reject(values, flags)
+        if self.grow_pixels >= 1:
+            rejected = np.flatnonzero((flags == reject.REJECTED).any(axis=0))
+            reject.grow_rejected(bad, rejected, self.grow_pixels)
+        self._combine_kept(values, flags, [plane.reshape(-1) for plane in planes])
+        return _count_rejected(bad[:, inner])
 
     def _combine_again(
         self, stack: Array, bad: Array, inner: slice, planes: tuple[Array, ...]
@@ -191,7 +184,7 @@ def combine_regions(
     wide: slice,
     stack: Array,
     bad: Array,
-    planes: tuple[Array, Array, Array],
+    planes: Sequence[Array],
 ) -> Array:
     """Combine a band, what each amplifier has read by itself; see `Stacking.combine`.
 
@@ -205,7 +198,7 @@ def combine_regions(
         Rows of the image, and the same with the halo.
     stack, bad : ndarray, shape (n_frames, rows of `wide`, columns)
         Values, and what is bad.
-    planes : tuple of ndarray, shape (rows of `band`, columns)
+    planes : sequence of three ndarray, shape (rows of `wide`, columns)
         Receive average, error and how many values were kept.
 
     Returns
@@ -218,9 +211,9 @@ def combine_regions(
         section, outer = region.within(band), region.within(wide)
         if section is None or outer is None:
             continue
-        cut, part = shifted(section, band.start), shifted(outer, wide.start)
+        part = shifted(outer, wide.start)
         with ExitStack() as parts:
-            average, error, n_used = (parts.enter_context(contiguous(p[cut])) for p in planes)
+            average, error, n_used = (parts.enter_context(contiguous(p[part])) for p in planes)
             its_bad = parts.enter_context(contiguous(bad[:, *part]))
             n_rejected += stacking.combine(
                 np.ascontiguousarray(stack[:, *part]),
