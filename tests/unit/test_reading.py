@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flatcal.engine.buffers import Buffers
-from flatcal.engine.masters import make_master, sampled_rows
+from flatcal.engine.calibrated_frame import sampled_rows
+from flatcal.engine.masters import make_master
 from flatcal.engine.regions import Region, cut_rows, shifted
 from flatcal.engine.setting import Setting, open_calibrated
 from flatcal.flags import Flag

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from flatcal.engine.calibrated_frame import CalibratedFrame
 from flatcal.engine.colours import Tint, TintedFrame, kept_pattern
-from flatcal.engine.masters import CalibratedFrame
 from flatcal.engine.setting import Setting, open_calibrated
 from flatcal.engine.stacking import Stacking, combine_regions
 from flatcal.engine.workers import Workers

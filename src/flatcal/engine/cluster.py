@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from flatcal import __version__
 from flatcal.engine.bands import Receive, Stack
+from flatcal.engine.calibrated_frame import CalibratedFrame
 from flatcal.engine.cluster_tasks import do_band, do_frame, forget, give_up
 from flatcal.engine.frames import FrameDone, FrameTask
-from flatcal.engine.masters import CalibratedFrame
 from flatcal.engine.order import Order
 from flatcal.engine.part import BandPart
 from flatcal.engine.workers import Workers, cut_bands

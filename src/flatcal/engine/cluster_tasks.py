@@ -19,8 +19,9 @@ from distributed import get_worker
 from flatcal import __version__
 from flatcal.engine.bands import Stack, combine_band, open_members
 from flatcal.engine.buffers import Buffers
+from flatcal.engine.calibrated_frame import CalibratedFrame
 from flatcal.engine.frames import Bench, FrameDone, FrameTask
-from flatcal.engine.masters import CalibratedFrame, Master
+from flatcal.engine.masters import Master
 from flatcal.engine.mosaics import do_task
 from flatcal.engine.order import Order
 from flatcal.engine.part import BandPart

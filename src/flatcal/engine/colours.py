@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flatcal.colour import COLOURS, pixels_of, shift, spread
 from flatcal.engine.buffers import Buffers
-from flatcal.engine.masters import Array, CalibratedFrame
+from flatcal.engine.calibrated_frame import CalibratedFrame
 from flatcal.errors import FrameError
 from flatcal.kernels.stats import median_of_good
 
+Array = NDArray[Any]
+
 # Two greens of a cell differ by some percent at the most; where the pattern is wrong, by tens.
 _GREENS_DIFFER = 0.2
-
 
 # Factors of colours.
 Tint = dict[str, float]

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flatcal.engine.bands import Combining, Receive, Stack, combine_band
+from flatcal.engine.calibrated_frame import CalibratedFrame
 from flatcal.engine.frames import Bench, FrameDone, FrameTask
-from flatcal.engine.masters import CalibratedFrame
 from flatcal.engine.mosaics import do_task
 from flatcal.engine.workers import Workers
 from flatcal.projection import Stage

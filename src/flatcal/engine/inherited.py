@@ -7,7 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from flatcal.engine.masters import CalibratedFrame, Master
+from flatcal.engine.calibrated_frame import CalibratedFrame
+from flatcal.engine.masters import Master
 from flatcal.plan import FramePlan
 
 Array = NDArray[Any]

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flatcal.engine.buffers import Buffers
-from flatcal.engine.masters import CalibratedFrame, sampled_rows
+from flatcal.engine.calibrated_frame import CalibratedFrame, sampled_rows
 from flatcal.engine.regions import Region, cut_rows, shifted
 from flatcal.kernels.stats import RunningMedian, median_of_good
 from flatcal.projection import median_room

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from flatcal.engine.masters import CalibratedFrame, sampled_rows
+from flatcal.engine.calibrated_frame import CalibratedFrame, sampled_rows
 from flatcal.engine.regions import cut_rows
 from flatcal.kernels.combine import MAD_TO_STD
 

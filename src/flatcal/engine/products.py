@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from flatcal.engine.average_noise import AverageNoise
 from flatcal.engine.bands import Combining, Member, Stack, open_members
+from flatcal.engine.calibrated_frame import CalibratedFrame, sampled_rows
 from flatcal.engine.colours import equalise, kept_pattern, share_colours
 from flatcal.engine.defects import flag_dead, flag_flat_columns, flag_hot, flag_level_columns
 from flatcal.engine.inherited import inherited_errors
 from flatcal.engine.level import RunningLevel, level_of
 from flatcal.engine.likeness import LEAST_FLATS, Likeness, compare_flats, sample_frames
-from flatcal.engine.masters import CalibratedFrame, sampled_rows
 from flatcal.engine.noise import (
     NoiseModel,
     flat_noise,

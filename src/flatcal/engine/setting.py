@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from flatcal.engine.buffers import Buffers
-from flatcal.engine.masters import CalibratedFrame, Master, prepare
+from flatcal.engine.calibrated_frame import CalibratedFrame
+from flatcal.engine.masters import Master
+from flatcal.engine.preparation import prepare
 from flatcal.engine.user_mask import UserMask
 from flatcal.extension import extension_of, file_of
 from flatcal.io import RawFrame
