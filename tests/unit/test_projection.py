@@ -103,6 +103,16 @@ def test_what_a_stage_gives_its_threads_by_hand():
     assert Projection((stage,)).peak_bytes(4, 999) == 100 + 50 + 160
 
 
+@pytest.mark.parametrize(
+    ("n", "columns", "most"),
+    # 12 MiB; 64 rows of 4096 pixels of each frame; 96 MiB.
+    [(3, 4096, 12 << 20), (40, 4096, 64 * 4096 * (40 * 5 + 10)), (200, 4096, 96 << 20)],
+)
+def test_bands_are_higher_where_many_frames_are_combined(n, columns, most):
+    projection = project_memory(make_plan(n, (4096, columns), "float32", uncertainty=True))
+    assert projection.stage("master_bias").most_bytes == most
+
+
 # -- limits ------------------------------------------------------------------------------
 
 
