@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from hashlib import sha256
+from typing import Final
 
 from flatcal.file_status import FileStatus
-from flatcal.linearity_curve import LinearityCurve
 from flatcal.overscan_model import PER_ROW, OverscanModel, Statistic
 from flatcal.section import Section
+
+# A card has room for so many characters beside its comment.
+_LONGEST: Final = 25
 
 
 class Kind(StrEnum):
@@ -69,6 +73,35 @@ class Storage:
     def stamp(self) -> FileStatus:
         """What tells whether the file is as it was."""
         return FileStatus(self.size_bytes, self.mtime_ns, self.etag)
+
+
+@dataclass(frozen=True, slots=True)
+class LinearityCurve:
+    """The true counts for those that a detector gives, both above the bias level.
+
+    Attributes
+    ----------
+    coefficients : tuple of float
+        c1, c2 and on of ``true = raw (1 + c1 raw + c2 raw^2 + ...)``; empty for a table.
+    table : str
+        File of a table.
+    digest : str
+        SHA-256 of its numbers.
+    """
+
+    coefficients: tuple[float, ...] = ()
+    table: str = ""
+    digest: str = ""
+
+    @property
+    def name(self) -> str:
+        """What tells it from other curves, as a header holds it."""
+        if self.table:
+            return f"table {self.digest[:12]}"
+        numbers = " ".join(f"{c:.9g}" for c in self.coefficients)
+        if len(numbers) > _LONGEST:
+            numbers = sha256(numbers.encode()).hexdigest()[:12]
+        return f"polynomial {numbers}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ of them. Both forms are in common use: a polynomial as of LSST ip_isr's Lineariz
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flatcal.errors import ConfigError
+from flatcal.frame import LinearityCurve
 
 Array = NDArray[Any]
 
@@ -25,39 +25,8 @@ Array = NDArray[Any]
 _MOST_AT_ZERO_ADU: Final = 0.5
 # The largest counts where nothing tells them, as of floats.
 TOP_ADU: Final = 65535.0
-# A card has room for so many characters beside its comment.
-_LONGEST: Final = 25
 # Points at which a polynomial must grow.
 N_POINTS: Final = 4097
-
-
-@dataclass(frozen=True, slots=True)
-class LinearityCurve:
-    """The true counts for those that a detector gives, both above the bias level.
-
-    Attributes
-    ----------
-    coefficients : tuple of float
-        c1, c2 and on of ``true = raw (1 + c1 raw + c2 raw^2 + ...)``; empty for a table.
-    table : str
-        File of a table.
-    digest : str
-        SHA-256 of its numbers.
-    """
-
-    coefficients: tuple[float, ...] = ()
-    table: str = ""
-    digest: str = ""
-
-    @property
-    def name(self) -> str:
-        """What tells it from other curves, as a header holds it."""
-        if self.table:
-            return f"table {self.digest[:12]}"
-        numbers = " ".join(f"{c:.9g}" for c in self.coefficients)
-        if len(numbers) > _LONGEST:
-            numbers = sha256(numbers.encode()).hexdigest()[:12]
-        return f"polynomial {numbers}"
 
 
 def polynomial(raw: Array, coefficients: tuple[float, ...]) -> Array:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from flatcal.errors import FrameError
 from flatcal.flags import Flag
+from flatcal.frame import LinearityCurve
 from flatcal.kernels.linearity import correct_polynomial
-from flatcal.linearity_curve import N_POINTS, TOP_ADU, LinearityCurve, polynomial, read_table
+from flatcal.linearity_curve import N_POINTS, TOP_ADU, polynomial, read_table
 
 Array = NDArray[Any]
 

@@ -53,6 +53,13 @@ def flatcal(*words, columns=80):
     return subprocess.CompletedProcess(words, end.value.code, out.getvalue(), err.getvalue())
 
 
+def test_help_imports_nothing_that_takes_long():
+    heavy = {"numpy", "astropy", "numba", "scipy", "pydantic", "bokeh", "dask", "sqlalchemy"}
+    code = f"import sys, flatcal.cli; print(*({heavy} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def refusal(done, slug, exit_code):
     """The one line on standard error that ends with the slug."""
     assert done.returncode == exit_code
