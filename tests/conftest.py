@@ -8,8 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 from astropy.io import fits
+from hypothesis import settings
 
 from flatcal.simulate import NightTruth, simulate_night
+
+# No test may fail because the machine was busy.
+settings.register_profile("flatcal", deadline=None)
+settings.load_profile("flatcal")
 
 # Settings of the simulated cameras at a quarter of their size, written out so that the tests do
 # not take them from the code that they test.

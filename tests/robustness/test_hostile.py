@@ -71,7 +71,7 @@ cards = st.lists(st.tuples(keywords, st.sampled_from(["= ", "=", "  ", ""]), val
 
 
 @given(cards)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_cards_make_a_frame_or_an_error_with_a_slug(tmp_path_factory, drawn):
     path = tmp_path_factory.mktemp("cards") / "a.fits"
     good = NIGHT["s.fits"]

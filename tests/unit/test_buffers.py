@@ -47,7 +47,6 @@ def loan_of(buffers, shape, dtype):
 
 
 @given(ACTIONS)
-@settings(deadline=None)
 def test_what_is_lent_belongs_to_one_borrower(actions):
     buffers, loans = Buffers(), []
     for number, (action, *words) in enumerate(actions):
@@ -312,7 +311,7 @@ def test_no_task_begins_after_an_error(pool, at_once):
     st.integers(1, 300), st.integers(1, 900), st.integers(1, 2000), st.integers(0, 9000),
     st.integers(1, 4), st.integers(0, 40_000),
 )  # fmt: skip
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_bands_cover_each_row_once_and_keep_to_the_memory(
     pool, rows, row_bytes, least, more, jobs, limit
 ):

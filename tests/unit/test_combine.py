@@ -27,7 +27,7 @@ from flatcal.combiner import Combiner, sigma_func
 from flatcal.combining import combine
 from flatcal.errors import FrameError
 
-few = settings(deadline=None, max_examples=30, derandomize=True)
+few = settings(max_examples=30, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
 
 

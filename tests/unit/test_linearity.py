@@ -17,7 +17,7 @@ def levels(law, exposures, error=0.5, seed=None):
     return [DarkLevel(t, float(law(t)) + n, error) for t, n in measured]
 
 
-@settings(deadline=None, max_examples=300, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(
     rate=st.floats(0, 50),
     exposures=st.lists(st.floats(0.1, 1000), min_size=2, max_size=6, unique=True),

@@ -156,7 +156,7 @@ def make_plan(n, shape, dtype, uncertainty):
     st.integers(1, 128),
     st.floats(1, 50),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_limit_that_is_not_below_the_least_is_kept(n, shape, dtype, uncertainty, jobs, factor):
     projection = project_memory(make_plan(n, shape, dtype, uncertainty))
     limit = int(projection.least_bytes * factor) + 1

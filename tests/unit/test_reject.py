@@ -23,7 +23,7 @@ from flatcal.kernels.combine import combine_clipped, combine_weighted
 from flatcal.recipe import CombineSettings
 from flatcal.rejection import describe_impossible, describe_losses, most_sigma
 
-few = settings(deadline=None, max_examples=30, derandomize=True)
+few = settings(max_examples=30, derandomize=True)
 seeds = st.integers(0, 2**32 - 1)
 kinds = st.sampled_from([np.float32, np.float64])
 

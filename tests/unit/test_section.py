@@ -26,7 +26,7 @@ def sections(draw):
 
 
 @given(sections())
-@settings(deadline=None, max_examples=200, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 def test_round_trip_and_ccdproc(case):
     shape, text = case
     section = parse_section(text, shape)
@@ -64,14 +64,14 @@ def test_what_is_no_section_of_the_image(text):
 
 
 @given(sections())
-@settings(deadline=None, max_examples=100, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 def test_a_valid_section_of_a_header_is_read_as_it_stands(case):
     shape, text = case
     assert read_header_section(text, shape) == (parse_section(text, shape), "")
 
 
 @given(sections())
-@settings(deadline=None, max_examples=100, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 def test_a_section_that_runs_backwards_is_the_same_pixels(case):
     shape, text = case
     section = parse_section(text, shape)

@@ -256,7 +256,7 @@ def take(step: Step, state: State) -> State:
 
 
 @given(st.lists(any_step, max_size=6), st.booleans())
-@settings(deadline=None, max_examples=300, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @example([Step("dark", DARKS[0]), Step("bias", BIASES[0])], False)
 @example([Step("bias", BIASES[0]), Step("dark", DARKS[0])], False)
 @example([Step("gain", with_unit=False), Step("bias", BIASES[0])], False)

@@ -184,9 +184,7 @@ def test_a_file_that_ends_early_without_a_change_of_its_size_has_no_look(tmp_pat
     assert look_at(tmp_path, [replace(frame, storage=storage)], 1) == {}
 
 
-@settings(
-    max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.integers(1, 40), st.integers(1, 40), st.sampled_from([np.uint16, np.int32, np.float32]),
     st.data(),
