@@ -121,6 +121,15 @@ def test_senseless_sizes(night, tmp_path, cards, slug):
     assert errors_of(night, tmp_path / "out") == {"h.fits": [slug]}
 
 
+@pytest.mark.parametrize("keyword", ["NAXIS", "NAXIS2", "BITPIX"])
+def test_a_size_that_stands_twice(night, tmp_path, keyword):
+    header = header_of()
+    again = f"{keyword:8}= {10**12:>20}".ljust(80).encode()
+    header = header.replace(b"END".ljust(80), again + b"END".ljust(80), 1)[:2880]
+    (night / "h.fits").write_bytes(header + bytes(2880))
+    assert errors_of(night, tmp_path / "out") == {"h.fits": ["file-broken"]}
+
+
 def test_a_sparse_file_of_a_million_million_pixels_does_not_stop_the_night(night, tmp_path):
     with (night / "h.fits").open("wb") as file:
         file.write(header_of(NAXIS1=10**6, NAXIS2=10**6))
