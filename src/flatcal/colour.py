@@ -62,7 +62,7 @@ def spread(
     values : mapping of str to float
         Of each colour.
     rows : slice
-        With explicit ends.
+        With explicit ends; with a step the rows lie apart.
     columns : int
         Of the image.
     dtype : dtype
@@ -74,10 +74,10 @@ def spread(
         The values.
     """
     cell = np.array([values[colour] for colour in pattern], dtype).reshape(2, 2)
-    whole = np.empty((rows.stop - rows.start, columns), dtype)
-    for row in (0, 1):
-        for column in (0, 1):
-            whole[row::2, column::2] = cell[(row + rows.start) % 2, column]
+    row_of_cell = np.arange(rows.start, rows.stop, rows.step) % 2
+    whole = np.empty((row_of_cell.size, columns), dtype)
+    for column in (0, 1):
+        whole[:, column::2] = cell[row_of_cell, column, None]
     return whole
 
 

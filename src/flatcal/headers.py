@@ -357,14 +357,21 @@ def _pad(length: int) -> int:
     return -(-length // BLOCK) * BLOCK
 
 
-def _data_bytes(cards: HeaderCards, path: StrPath) -> int:
+def _require_one_size(cards: HeaderCards, path: StrPath) -> None:
+    """Refuse a size that stands twice with different values.
+
+    Other readers take the last one, and astropy does not come back from a huge NAXIS.
+    """
     for keyword, value in cards.cards:
-        # Other readers take the last one; astropy does not come back from a huge NAXIS.
         if keyword.startswith(("NAXIS", "BITPIX")) and value != cards[keyword]:
             told = f"{cards[keyword]!r} and {value!r}"
             raise FrameError(
                 "file-broken", f"{keyword} stands twice in {path}, as {told}; copy the file again"
             )
+
+
+def _data_bytes(cards: HeaderCards, path: StrPath) -> int:
+    _require_one_size(cards, path)
     n_axes = _size(cards, "NAXIS", path)
     axes = [_size(cards, f"NAXIS{i}", path) for i in range(1, min(n_axes, 999) + 1)]
     if axes and axes[0] == 0 and cards.get("GROUPS") is True:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from flatcal.engine.buffers import Buffers
 from flatcal.engine.calibrated_frame import sampled_rows
+from flatcal.engine.colours import TintedFrame
 from flatcal.engine.masters import make_master
 from flatcal.engine.regions import Region, cut_rows, shifted
 from flatcal.engine.setting import Setting, open_calibrated
@@ -98,13 +99,19 @@ def steps_of(sections, statistic):
     )
 
 
+@pytest.mark.parametrize("is_tinted", [False, True])
 @pytest.mark.parametrize("statistic", ["median", "clipped_mean"])
 @pytest.mark.parametrize("sections", [ONE, TWO])
 @pytest.mark.parametrize(
     ("name", "dtype"), [("a.fits", np.uint16), ("a.fits", np.float32), ("a.fits.gz", np.uint16)]
 )
-def test_a_sample_holds_what_is_read_in_bands(frame_of, name, dtype, sections, statistic):
-    with frame_of(name, dtype, steps_of(sections, statistic)) as frame:
+def test_a_sample_holds_what_is_read_in_bands(
+    frame_of, name, dtype, sections, statistic, is_tinted
+):
+    with frame_of(name, dtype, steps_of(sections, statistic)) as plain:
+        frame = plain
+        if is_tinted:
+            frame = TintedFrame(plain, "RGGB", Buffers(), {"R": 2.0, "G": 3.0, "B": 5.0})
         data, bad = np.empty((150, 50), np.float32), np.empty((150, 50), np.uint8)
         frame.read_bad(0, 150, data, bad, Flag.BLED)
         rows = np.array(sampled_rows(150))

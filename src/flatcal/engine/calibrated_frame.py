@@ -16,12 +16,7 @@ from flatcal.engine.hot_pixels import refine_scale
 from flatcal.engine.masters import Master
 from flatcal.engine.noise import read_variance_adu2
 from flatcal.engine.preparation import Preparation
-from flatcal.engine.regions import (
-    Region,
-    contiguous,
-    levels_of_regions,
-    shifted,
-)
+from flatcal.engine.regions import Region, contiguous, levels_of_regions, shifted
 from flatcal.flags import INHERITED, Flag
 from flatcal.frame import Detector
 from flatcal.io import RawFrame, decode
@@ -134,6 +129,7 @@ class CalibratedFrame:
             self._read_bad(band, out[place], bad[place], ignored)
 
     def _read_bad(self, band: slice, out: Array, bad: Array, ignored: int) -> None:
+        """See `read_bad`; the rows may lie apart, as the step of `band` says."""
         with self._buffers.lend(out.shape, np.uint16) as flags:
             self._read_band(band, out, flags)
             if not ignored & Flag.BLED:  # its neighbours need not be read

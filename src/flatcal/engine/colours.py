@@ -45,10 +45,9 @@ class TintedFrame(CalibratedFrame):
         self._pattern = pattern
         self._factors = factors
 
-    def read_bad(self, start: int, stop: int, out: Array, bad: Array, ignored: int = 0) -> None:
-        """See `CalibratedFrame.read_bad`."""
-        super().read_bad(start, stop, out, bad, ignored)
-        out *= spread(self._pattern, self._factors, slice(start, stop), out.shape[1], out.dtype)
+    def _read_bad(self, band: slice, out: Array, bad: Array, ignored: int) -> None:
+        super()._read_bad(band, out, bad, ignored)
+        out *= spread(self._pattern, self._factors, band, out.shape[1], out.dtype)
 
 
 def kept_pattern(frame: CalibratedFrame, pattern: str) -> str:

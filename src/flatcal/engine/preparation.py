@@ -10,10 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flatcal.engine.masters import Master
-from flatcal.engine.regions import (
-    Region,
-    make_regions,
-)
+from flatcal.engine.regions import Region, make_regions
 from flatcal.engine.user_mask import UserMask
 from flatcal.frame import Detector
 from flatcal.levels import Overscan
