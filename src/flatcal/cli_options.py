@@ -56,13 +56,24 @@ Scheduler = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what went wrong.")]
 
 
+class _Readable(logging.Formatter):
+    """Lines for a terminal: names of files may hold escapes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from flatcal.text import readable  # noqa: PLC0415
+
+        text = super().format(record)
+        return readable(text, len(text))
+
+
 def start_logging(verbose: int) -> int:
     """Say more on the terminal."""
     level = (logging.ERROR, logging.INFO, logging.DEBUG)[min(verbose, 2)]
-    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
-    # What stood here before may want more: see `log_to`.
-    for handler in logging.getLogger().handlers:
-        handler.setLevel(level)
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Readable("%(levelname)s %(name)s: %(message)s"))
+    # Of the handler: the logger lets more through to the file of `log_to`.
+    handler.setLevel(level)
+    logging.basicConfig(level=level, handlers=[handler])
     return verbose
 
 

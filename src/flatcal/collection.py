@@ -27,6 +27,7 @@ from flatcal.cards import HeaderCards, Value, columns_of
 from flatcal.errors import FlatcalError, FlatcalWarning
 from flatcal.header_cache import remembered_headers
 from flatcal.headers import FITS_SUFFIXES, is_fits, read_header_cards, scan_hdus
+from flatcal.text import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -389,7 +390,8 @@ class ImageFileCollection:
                 try:
                     self._headers[name] = read(path)
                 except (OSError, FlatcalError) as error:
-                    logger.warning("left out %s, which cannot be read: %s", path, error)
+                    shown = one_line(f"left out {path}, which cannot be read: {error}")
+                    logger.warning("%s", shown)
                     unreadable.append((name, str(error)))
         self._unreadable = tuple(unreadable)
 

@@ -149,7 +149,7 @@ def _read_image(
         date=_text(_first(cards, ("DATE-OBS", "DATE-BEG"))[1]),
         colour_matrix=colours,
         setup=Setup(
-            camera=profile.name or _printable(cards.get("INSTRUME")) or "unnamed camera",
+            camera=profile.name or _text(cards.get("INSTRUME")) or "unnamed camera",
             shape=shape,
             binning=_binning(cards),
             readout_mode=_all_of(cards, settings.readout_mode_keyword),
@@ -177,18 +177,13 @@ def _first(cards: Cards, keywords: Sequence[str] | None) -> tuple[str, Any]:
 
 def _all_of(cards: Cards, keywords: Sequence[str] | None) -> str:
     """The values of all keywords that have one; together they describe a setting."""
-    return " ".join(filter(None, (_printable(cards.get(keyword)) for keyword in keywords or ())))
+    return " ".join(filter(None, (_text(cards.get(keyword)) for keyword in keywords or ())))
 
 
 def _text(value: Any) -> str:
     """As text that any header and terminal takes."""
     text = "" if value is None else str(value).strip()
     return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
-
-
-def _printable(value: Any) -> str:
-    """Text that a header can hold: a master says so of itself, and is matched by that."""
-    return "".join(char if char.isprintable() else "?" for char in _text(value))
 
 
 # -- structure of the file ---------------------------------------------------------------

@@ -18,6 +18,7 @@ from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kills import contents
+from nights import program
 
 from flatcal import ImageFileCollection
 from flatcal.camera import CameraSettings
@@ -250,6 +251,17 @@ def test_names_of_any_kind_stay_in_the_folder_and_the_terminal_clean(night, tmp_
     for path in (tmp_path / "out/science").iterdir():
         with fits.open(path, checksum=True) as hdus:
             assert np.isfinite(hdus[0].data).all()
+
+
+@pytest.mark.parametrize("command", ["inspect", "plan", "run"])
+def test_names_of_any_kind_leave_the_terminal_clean(night, tmp_path, command):
+    """Whatever is said and logged of files that cannot be used."""
+    for name in hostile.NAMES:
+        (night / name).write_bytes(NIGHT["s.fits"][:5000])
+    words = [night, tmp_path / "out"] if command == "run" else [night]
+    said = "".join(program(command, *words, "-vv").communicate())
+    assert "red" in said
+    assert said.replace("\n", "").isprintable()
 
 
 def test_an_output_folder_that_is_a_link_into_the_raw_folder_is_refused(night, tmp_path):

@@ -411,6 +411,16 @@ def test_unreadable_file_is_named(folder, caplog):
     assert only.summary is None
 
 
+@pytest.mark.parametrize("name", ["\x1b[31mred.fits", "two\nlines.fits", "\udcff.fits"])
+def test_what_is_logged_of_an_unreadable_file_is_one_clean_line(folder, caplog, name):
+    (folder / name).write_bytes(b"no FITS")
+    with caplog.at_level(logging.WARNING):
+        files = ImageFileCollection(folder, filenames=[name])
+    assert [file for file, _ in files.unreadable] == [name]
+    (record,) = caplog.records
+    assert record.getMessage().isprintable()
+
+
 def test_repeated_and_broken_cards(tmp_path):
     path = write(tmp_path / "a.fits", exptime=1.0, file="in the header")
     content = path.read_bytes().replace(
