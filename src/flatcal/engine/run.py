@@ -6,12 +6,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
 from flatcal import __version__
@@ -24,6 +24,7 @@ from flatcal.engine.inputs import Inputs
 from flatcal.engine.lock import locking
 from flatcal.engine.masters import Master, make_master
 from flatcal.engine.order import Order
+from flatcal.engine.produced import Produced
 from flatcal.engine.products import Found, Planes, combine_flats, combine_raw, find_of
 from flatcal.engine.recipes import Recipes
 from flatcal.engine.result import RunResult, find_misfits, outcome_of
@@ -47,9 +48,9 @@ from flatcal.frame import Caveat, Kind
 from flatcal.headers import scan_first_image
 from flatcal.io import owning_up, remove_stale_parts
 from flatcal.kernels.compiled import telling_of_compilation
-from flatcal.plan import OVERSCAN_STEPS, FramePlan, MasterPlan, Plan
+from flatcal.plan import FramePlan, MasterPlan, Plan
 from flatcal.projection import DEFAULT_MEMORY_BYTES, Stage, master_bytes, project_memory
-from flatcal.records import ProductRecord, RunRecord
+from flatcal.records import RunRecord
 from flatcal.storage import Place, name_below, place_of
 
 if TYPE_CHECKING:
@@ -172,27 +173,24 @@ class _Run:
         self.raw = place_of(plan.raw)
         self.store = store
         self.workers = workers
+        self.produced = Produced(plan, store, workers)
         self.shelf = MasterShelf(
-            self._load_master, lambda name: master_bytes(plan, name), self._wait_for_writing
+            self._load_master, lambda name: master_bytes(plan, name), self.produced.wait_for
         )
         self.buffers = Buffers()
         self.setting = Setting(self.raw, plan.config, self.shelf.get_all, self.buffers, mask)
         self.id = uuid4().hex
         self.executor: Executor
         if cluster is None:
-            bench = Bench(self.setting, store, self._recipe_of, self._leave)
+            bench = Bench(self.setting, store, self.produced.recipe_of, self._leave)
             self.executor = Threads(workers, bench)
         else:
             self.executor = cluster.executor(workers, self.setting.dtype, self._order)
         self.progress = progress
         self.frames = {frame.file: frame for frame in plan.frames}
         self.inputs = Inputs()
-        self.recipes = Recipes(plan.config, self.inputs.digests, mask, self._recipe_of)
-        self.products: dict[str, ProductRecord] = {}
-        self.writing: dict[str, Future[None]] = {}
+        self.recipes = Recipes(plan.config, self.inputs.digests, mask, self.produced.recipe_of)
         self.levels: dict[str, Found] = {}
-        self.master_failures: dict[str, Caveat] = {}
-        self.made: set[str] = set()
         self.n_done = 0
         self.n_total = sum(m.stored is None for m in plan.masters) + sum(
             f.action == "calibrate" for f in plan.frames
@@ -209,28 +207,28 @@ class _Run:
         for master in self._masters(Kind.FLAT):
             self._try_master(master, self._make_flat_master)
         self._calibrate(Kind.SCIENCE)
-        self._finish_writing()
+        self.produced.finish()
         if self.plan.config.output.split_flat:
             for master in self._masters(Kind.FLAT):
                 self._try_to_split(master)
-        misfits = find_misfits(self.plan, self.products)
+        misfits = find_misfits(self.plan, self.produced.products)
         record = RunRecord(
             flatcal_version=__version__,
             started=started.isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - clock, 3),
             raw=self.plan.raw,
             inputs=dict(sorted(self.inputs.records.items())),
-            products=dict(sorted(self.products.items())),
+            products=dict(sorted(self.produced.products.items())),
             outcomes=tuple(
-                outcome_of(frame, self.inputs.failures, self.master_failures, misfits)
+                outcome_of(frame, self.inputs.failures, self.produced.failures, misfits)
                 for frame in self.plan.frames
             ),
         )
         return RunResult(
             out=self.store.out,
             record=self.store.finish(self.plan, record),
-            made=tuple(sorted(self.made)),
-            left_over=self.store.left_over(self.products),
+            made=tuple(sorted(self.produced.made)),
+            left_over=self.store.left_over(self.produced.products),
         )
 
     def tell_of_compilation(self) -> None:
@@ -264,17 +262,11 @@ class _Run:
                     self.inputs.fail(file, Caveat(error.slug, error.text))
                 if broken:
                     continue
-                self._fail_master(master.name, error)
+                self.produced.fail(master.name, error)
             except FlatcalError as error:
-                self._fail_master(master.name, error)
+                self.produced.fail(master.name, error)
             break
         self._step_done(master.name)
-
-    def _fail_master(self, name: str, error: FlatcalError) -> None:
-        if isinstance(error, StorageError):
-            raise error
-        logger.warning("%s cannot be made: %s", name, error)
-        self.master_failures[name] = Caveat(error.slug, error.text)
 
     def _good_inputs(self, master: MasterPlan) -> list[FramePlan]:
         frames = [self.frames[file] for file in master.inputs]
@@ -288,18 +280,11 @@ class _Run:
     def _make_raw_master(self, master: MasterPlan) -> None:
         """Combine bias or dark frames."""
         frames = self._good_inputs(master)
-        zero = self._zero_of(master)
+        zero = self.produced.zero_of(master)
         self._produce_master(
             master, frames, self.recipes.of_raw_master(master, frames, zero),
             lambda: combine_raw(self.setting, self.executor, master, frames, zero),
         )  # fmt: skip
-
-    def _zero_of(self, master: MasterPlan) -> float | None:
-        """Value without dark current, where it is known: all above it has shot noise."""
-        if master.level_of and master.level_of not in self.master_failures:
-            return self._product_of(master.level_of).median_adu
-        has_overscan = any(step.name in OVERSCAN_STEPS for step in master.steps)
-        return 0.0 if master.lost_bias or has_overscan or master.kind is not Kind.DARK else None
 
     def _make_flat_master(self, master: MasterPlan) -> None:
         """Combine flats that can be divided by their median; the others fail."""
@@ -307,9 +292,8 @@ class _Run:
         if not self.plan.config.output.flats:
             known = self.store.known_failures("flat-level", self.inputs.records)
             usable = [frame for frame in everyone if frame.file not in known]
-            if self._is_current(
-                master.output, master.kind, self.recipes.of_flat_master(usable), usable
-            ):
+            recipe = self.recipes.of_flat_master(usable)
+            if self.produced.take_current(master.output, master.kind, recipe, usable):
                 self.inputs.failures |= {f.file: known[f.file] for f in everyone if f.file in known}
                 return
             self._for_frames("level", [[frame] for frame in everyone])
@@ -341,40 +325,38 @@ class _Run:
         recipe: str,
         make: Callable[[], Planes],
     ) -> None:
-        if self._is_current(master.output, master.kind, recipe, frames):
+        if self.produced.take_current(master.output, master.kind, recipe, frames):
             return
         self.store.check_replaceable(master.output)
         self._make_room(master.name)
         planes = make()
         raws = [read_header(self.raw / file_of(f.file), hdu_of(f)) for f in frames]
-        bias_recipe = self._recipe_of(master.lost_bias) if master.lost_bias else ""
+        bias_recipe = self.produced.recipe_of(master.lost_bias) if master.lost_bias else ""
         header = master_header(raws, master, frames, bias_recipe)
-        product = self._describe(
-            master.output, master.kind, find_of(planes), header, recipe, frames
-        )
-        with self.lock:
-            self.products[master.output] = product
-        zero = self._zero_of(master)
+        product = self.store.describe(
+            master.output, master.kind, find_of(planes), header, recipe,
+            self.inputs.digests(frames), has_mask=True,
+        )  # fmt: skip
+        zero = self.produced.zero_of(master)
         self.shelf.put(
             master.name, make_master(planes.data, planes.std, planes.flags, master.lost_bias, zero)
         )
         # The next master is begun while this one is written.
-        self.writing[master.name] = self.workers.submit(
-            lambda: self._write(master.name, product, header, planes)
-        )
+        self.produced.write(master.name, product, header, planes)
         if self.plan.config.output.compress:  # which takes memory of its own
-            self._wait_for_writing(master.name)
+            self.produced.wait_for(master.name)
 
     def _try_to_split(self, master: MasterPlan) -> None:
         """Write a master flat apart, unless it could not be made."""
-        whole = self.products.get(master.output)
+        whole = self.produced.products.get(master.output)
         if whole is None:
             return
         frames = [self.frames[file] for file in whole.inputs]
         recipe = self.recipes.of_factors(whole.recipe)
         parts = {part: part.output_of(master.output) for part in FlatPart}
         try:
-            if all(self._is_current(o, Kind.FLAT, recipe, frames) for o in parts.values()):
+            current = self.produced.take_current
+            if all(current(output, Kind.FLAT, recipe, frames) for output in parts.values()):
                 return
             flat = self.shelf.get(master.name)
             illumination = find_illumination(flat.data, flat.flags)
@@ -386,53 +368,13 @@ class _Run:
                     self.store, part, output, flat, illumination, header, recipe,
                     self.inputs.digests(frames),
                 )  # fmt: skip
-                with self.lock:
-                    self.products[output] = product
-                    self.made.add(output)
+                self.produced.take(product, is_made=True)
         except FlatcalError as error:
-            self._fail_master(master.name, error)
-
-    def _wait_for_writing(self, name: str) -> None:
-        """Wait until a master is no longer being written; how it went is asked later."""
-        if name in self.writing:
-            wait([self.writing[name]])
-
-    def _finish_writing(self) -> None:
-        """Wait for masters that are still being written."""
-        for future in self.writing.values():
-            future.result()
+            self.produced.fail(master.name, error)
 
     def _load_master(self, name: str) -> Master:
         """A master that this run, or an earlier one, has written."""
-        return self._source_of(name).load(self.setting.dtype)
-
-    def _source_of(self, name: str) -> MasterSource:
-        """Where a master can be read, when it has been written."""
-        plan, n_bytes = self.plan.master(name), master_bytes(self.plan, name)
-        if (stored := plan.stored) is not None:
-            lost_bias = self._lost_bias(plan)
-            zero = 0.0 if lost_bias or plan.kind is not Kind.DARK else None
-            return MasterSource(Path(stored.path), lost_bias, zero, stored.sha256, n_bytes, stored)
-        self._wait_for_writing(name)
-        product = self._product_of(name)
-        path = self.store.out.absolute() / product.output
-        return MasterSource(path, plan.lost_bias, self._zero_of(plan), product.recipe, n_bytes)
-
-    def _lost_bias(self, dark: MasterPlan) -> str:
-        """Name of the bias that a dark of the library has lost, if this plan has it."""
-        same = (m.name for m in self.plan.masters if m.stored and m.stored.recipe == dark.lost_bias)
-        return next(same, dark.lost_bias)
-
-    def _recipe_of(self, master: str) -> str:
-        stored = self.plan.master(master).stored
-        return self._product_of(master).recipe if stored is None else stored.sha256
-
-    def _product_of(self, master: str) -> ProductRecord:
-        product = self.products.get(self.plan.master(master).output)
-        if product is None:
-            cause = self.master_failures[master]
-            raise FrameError(cause.slug, f"{master} could not be made: {cause.text}")
-        return product
+        return self.produced.source_of(name).load(self.setting.dtype)
 
     # -- frames ------------------------------------------------------------------------
 
@@ -496,13 +438,11 @@ class _Run:
         for frame, its in done.of_each(task):
             if its.failure is not None:
                 self.inputs.fail(frame.file, its.failure)
-            with self.lock:
-                if its.found is not None:
+            if its.found is not None:
+                with self.lock:
                     self.levels[frame.file] = its.found
-                if its.product is not None:
-                    self.products[its.product.output] = its.product
-                    if its.is_made:
-                        self.made.add(its.product.output)
+            if its.product is not None:
+                self.produced.take(its.product, is_made=its.is_made)
             if task.do == "write":
                 self._step_done(frame.file)
 
@@ -518,7 +458,7 @@ class _Run:
         sources: dict[str, MasterSource | Caveat] = {}
         for name in masters:
             try:
-                sources[name] = self._source_of(name)
+                sources[name] = self.produced.source_of(name)
             except FrameError as error:
                 sources[name] = Caveat(error.slug, error.text)
         return Order(
@@ -534,47 +474,3 @@ class _Run:
             memory_bytes=self.workers.memory_bytes,
             masters=sources,
         )
-
-    # -- outputs -----------------------------------------------------------------------
-
-    def _is_current(
-        self, output: str, kind: Kind, recipe: str, frames: Sequence[FramePlan]
-    ) -> bool:
-        files = [frame.file for frame in frames]
-        known = self.store.current(output, kind, recipe, files, has_mask=self._has_mask(output))
-        if known is not None:
-            logger.info("%s is up to date", output)
-            with self.lock:
-                self.products[output] = known
-        return known is not None
-
-    def _describe(
-        self,
-        output: str,
-        kind: Kind,
-        found: Found,
-        header: Any,
-        recipe: str,
-        frames: Sequence[FramePlan],
-    ) -> ProductRecord:
-        inputs = self.inputs.digests(frames)
-        return self.store.describe(
-            output, kind, found, header, recipe, inputs, has_mask=self._has_mask(output)
-        )
-
-    def _has_mask(self, output: str) -> bool:
-        """Whether an output has a MASK plane: a master always does."""
-        return output.startswith("masters/") or self.plan.config.output.mask
-
-    def _write(self, name: str, product: ProductRecord, header: Any, planes: Planes) -> None:
-        """Write a master; when it cannot be, what needs it is told why."""
-        try:
-            with owning_up(name):
-                self.store.write_master(product.output, header, planes)
-        except FlatcalError as error:
-            with self.lock:
-                self._fail_master(name, error)
-                del self.products[product.output]
-        else:
-            with self.lock:
-                self.made.add(product.output)
