@@ -241,7 +241,7 @@ def _parse_odd_card(image: str) -> tuple[str, Value]:
     card = fits.Card.fromstring(image)
     try:
         value = card.value
-    except fits.VerifyError:
+    except (fits.VerifyError, ValueError):  # the latter of a CONTINUE without a space
         value = image[10:].split("/", 1)[0].strip()
     return card.keyword.upper(), None if isinstance(value, fits.card.Undefined) else value
 

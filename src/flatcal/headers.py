@@ -58,6 +58,8 @@ _MAX_TRAILING_BYTES: Final = 2**22
 # Files of many detectors have some hundreds.
 _MAX_UNITS: Final = 5000
 
+# Cards that say how large an image is, also one that is packed.
+_SIZES: Final = ("NAXIS", "BITPIX", "ZNAXIS", "ZBITPIX")
 _IS_FITS: Final = re.compile(rb"SIMPLE  = *T")
 _END: Final = re.compile(rb"END(?![A-Z0-9_-])")
 _STARTS: Final = (b"SIMPLE  =", b"XTENSION=")
@@ -363,7 +365,7 @@ def _require_one_size(cards: HeaderCards, path: StrPath) -> None:
     Other readers take the last one, and astropy does not come back from a huge NAXIS.
     """
     for keyword, value in cards.cards:
-        if keyword.startswith(("NAXIS", "BITPIX")) and value != cards[keyword]:
+        if keyword.startswith(_SIZES) and value != cards[keyword]:
             told = f"{cards[keyword]!r} and {value!r}"
             raise FrameError(
                 "file-broken", f"{keyword} stands twice in {path}, as {told}; copy the file again"

@@ -304,7 +304,8 @@ class RawFrame:
                 f"{wanted}; copy the file again",
                 self.path,
             )
-        return np.ascontiguousarray(band[:, columns], dtype=dtype)
+        with np.errstate(over="ignore"):  # what becomes inf is no good pixel
+            return np.ascontiguousarray(band[:, columns], dtype=dtype)
 
     def _open_hdus(self) -> fits.HDUList:
         """The file as astropy reads it, of a remote one what has been fetched already.

@@ -46,6 +46,8 @@ MEMORY_BYTES = 64 * 2**20
 # What a batch may add to the address space of the process, and how long it may take.
 EXTRA_BYTES = 2 * 2**30
 LONGEST_S = 60
+# Those of libraries tell of the files; one of numpy's arithmetic is a defect.
+WARNINGS = ("-W", "ignore", "-W", "error::RuntimeWarning")
 
 KEYWORDS = """\
 SIMPLE BITPIX NAXIS NAXIS1 NAXIS2 NAXIS3 EXTEND BZERO BSCALE BLANK XTENSION PCOUNT GCOUNT

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hostile import PER_BATCH
+from hostile import PER_BATCH, WARNINGS
 from load import make_linked_night, make_small_night, peak_of_a_run
 from nights import SETTINGS
 
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 
 def start(script: str, *words: object) -> subprocess.Popen[str]:
     """Start one of the programs beside this one."""
-    command = [sys.executable, "-W", "ignore", HERE / script, *map(str, words)]
+    command = [sys.executable, *WARNINGS, HERE / script, *map(str, words)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 

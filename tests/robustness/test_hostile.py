@@ -28,6 +28,7 @@ from flatcal.facts import read_frames
 from flatcal.headers import is_fits
 from flatcal.plan import load_plan
 from flatcal.planning import build_plan
+from flatcal.recipe import Config, OutputSettings
 
 NIGHT = hostile.good_night()
 
@@ -52,10 +53,8 @@ def errors_of(raw, out, files=None):
 
 def test_hundreds_of_hostile_files(tmp_path):
     """Each batch and its files come back with its number; see `hostile.py`."""
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", hostile.__file__, "--batches", "30", "--keep", tmp_path],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    words = [*hostile.WARNINGS, hostile.__file__, "--batches", "30", "--keep", tmp_path]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["inputs"] == 300
 
@@ -131,6 +130,15 @@ def test_a_size_that_stands_twice(night, tmp_path, keyword):
     assert errors_of(night, tmp_path / "out") == {"h.fits": ["file-broken"]}
 
 
+@pytest.mark.parametrize("keyword", ["ZNAXIS", "ZNAXIS2", "ZBITPIX"])
+def test_a_size_that_stands_twice_in_a_packed_file(night, tmp_path, keyword):
+    """A reader that takes the other one finds another image."""
+    head, _, rest = hostile.packed_bytes().partition(b"ZTILE1  ")
+    again = f"{keyword:8}= {2**40:>20}".ljust(80).encode()
+    (night / "h.fits.fz").write_bytes(head + again + rest[72:])
+    assert errors_of(night, tmp_path / "out") == {"h.fits.fz": ["file-broken"]}
+
+
 def test_a_sparse_file_of_a_million_million_pixels_does_not_stop_the_night(night, tmp_path):
     with (night / "h.fits").open("wb") as file:
         file.write(header_of(NAXIS1=10**6, NAXIS2=10**6))
@@ -198,6 +206,21 @@ def test_a_packed_image_in_a_zipped_file_is_refused(night, tmp_path):
     (night / "h.fits.fz.gz").write_bytes(gzip.compress(hostile.packed_bytes(tile_shape=(1, 20))))
     (night / "h.fits.gz").write_bytes(gzip.compress(hostile.packed_bytes(tile_shape=(1, 20))))
     assert errors_of(night, tmp_path / "out") == {"h.fits.gz": ["file-broken"]}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("value", [1e35, -1e35, 3e38, 1e300, 1e-45])
+def test_a_flat_with_values_of_no_light(night, tmp_path, value, dtype):
+    """A second run reads the figures of it from the header, and says the same."""
+    content = hostile.frame_bytes("FLAT", 2.0, 20_000, "f8")
+    row = np.full(20, value, ">f8").tobytes()
+    (night / "h.fits").write_bytes(content[:2880] + row + content[2880 + len(row) :])
+    plan = build_plan(night, Config(output=OutputSettings(dtype=dtype)))
+    first, second = run_plan(plan, tmp_path / "out"), run_plan(plan, tmp_path / "out")
+    assert second.record == first.record
+    assert {o.file: o.errors for o in first.record.outcomes if o.errors} == {}
+    told = [c.text for o in first.record.outcomes for c in o.caveats if c.slug == "flat-unlike"]
+    assert all(len(text) < 300 for text in told)
 
 
 # -- what is no file ---------------------------------------------------------------------

@@ -57,11 +57,12 @@ def test_odd_bytes_in_a_header_card_do_not_end_the_run(night, tmp_path, image):
     fits.getheader(tmp_path / "out/science/science-s.fits")
 
 
-def test_a_card_that_spoils_the_scale_of_the_pixels_is_named(night, tmp_path):
+@pytest.mark.parametrize("image", [b"CONTINUE  without quotes", b"CONTINUE".ljust(80, b"x")])
+def test_a_card_that_spoils_the_scale_of_the_pixels_is_named(night, tmp_path, image):
     """It goes on from the card before it, which is BZERO: the values are not known."""
     with fits.open(night / "s.fits", mode="update") as hdus:
         hdus[0].header["OBSERVER"] = "somebody"
-    replace_card(night / "s.fits", "OBSERVER", b"CONTINUE  without quotes")
+    replace_card(night / "s.fits", "OBSERVER", image)
     (failed,) = run(night, tmp_path / "out").failed
     (error,) = failed.errors
     assert (failed.file, error.slug) == ("s.fits", "image-type")

@@ -366,8 +366,8 @@ def add_per_input(header: fits.Header, what: str, numbers: Sequence[float]) -> N
     """
     keyword, comment = PER_INPUT[what]
     for place, number in enumerate(numbers, start=1):
-        # Rounded so that a header holds it exactly: a later run reads the same from there.
-        header[f"{keyword}{place:04d}"] = (round(float(number), 7), f"{comment} INF{place:04d}")
+        # To digits that a header holds exactly: a later run reads the same from there.
+        header[f"{keyword}{place:04d}"] = (float(f"{number:.7g}"), f"{comment} INF{place:04d}")
 
 
 def read_per_input(cards: Mapping[str, Any], n: int) -> dict[str, tuple[float, ...] | None]:

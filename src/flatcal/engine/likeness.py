@@ -25,6 +25,8 @@ _BLOCK_PIXELS: Final = 32
 LEAST_FLATS: Final = 4
 # What differs by so many times the noise of a block is no noise.
 _UNLIKE_SIGMA: Final = 5.0
+# No light differs by so many times itself; what a broken file holds may.
+_FARTHEST: Final = 1000.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,6 +112,7 @@ def compare_flats(blocks: Sequence[Array]) -> Likeness | None:
     slopes, unlike = np.zeros(len(stack)), np.zeros(len(stack))
     for i, flat in enumerate(stack):
         ratio = (flat / np.median(np.delete(stack, i, axis=0), axis=0)).ravel() - 1
+        ratio = np.clip(ratio, -_FARTHEST, _FARTHEST)
         known = np.isfinite(ratio)
         terms = np.stack([np.ones(known.sum()), y[known], x[known]], axis=1)
         if len(terms) >= 2 * terms.shape[1]:
