@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from flatcal.errors import BrokenFileError, FlatcalError, FrameError, OutputError, StorageError
 from flatcal.frame import Storage
 from flatcal.headers import open_file, unzipping
-from flatcal.pixel_file import PixelFile, RemotePixels, open_pixels
+from flatcal.pixel_file import PixelFile, open_pixels
 from flatcal.storage import Place, RemotePath
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class RawFrame:
         self.shape = shape
         self._whole = whole
         self._lock = Lock()
-        self._hdus: fits.HDUList | None = None
+        self._units: _Units | None = None
         self._hash: Any = None
         self._hashed = 0
         self._file: PixelFile | None = self._open()
@@ -137,8 +137,8 @@ class RawFrame:
                 self._file.close()
             if self._is_counted:
                 _OPEN_FILES.leave()
-            if self._hdus is not None:
-                self._hdus.close()
+            if self._units is not None:
+                self._units.close()
 
     def _open(self) -> PixelFile:
         with naming(self.path):
@@ -280,22 +280,19 @@ class RawFrame:
         if self.is_plain:
             return decode(self.stored_rows(rows)[:, columns], dtype)
         # astropy's lazy HDUs are not meant for several threads at once.
-        with self._lock, naming(self.path):
-            hdus = self._hdus
-            if hdus is None:
-                with quiet_astropy():
-                    hdus = self._open_hdus()
+        with self._lock, naming(self.path), self._opened() as file:
+            units = self._units or _Units(file)
             try:
                 # Whole rows: astropy reads a section with fewer columns row by row.
-                hdu, plane = hdus[self.storage.hdu], self.storage.plane
+                hdu, plane = units.hdus[self.storage.hdu], self.storage.plane
                 # Axes beyond the third have a length of 1.
                 before = () if plane is None else (*(0,) * (len(hdu.shape) - 3), plane)
                 band = hdu.section[(*before, rows, slice(None))]
             finally:
                 if self._stays_open:
-                    self._hdus = hdus
+                    self._units = units
                 else:
-                    hdus.close()
+                    units.close()
         wanted = (rows.stop - rows.start, self.shape[1])
         if band.shape != wanted:
             raise BrokenFileError(
@@ -307,14 +304,23 @@ class RawFrame:
         with np.errstate(over="ignore"):  # what becomes inf is no good pixel
             return np.ascontiguousarray(band[:, columns], dtype=dtype)
 
-    def _open_hdus(self) -> fits.HDUList:
-        """The file as astropy reads it, of a remote one what has been fetched already.
 
-        As unsigned integers its pixels would have no NaN for those that are BLANK.
-        """
-        if isinstance(self._file, RemotePixels):
-            return fits.open(unzipping(self._file.reader()), memmap=False, uint=False)
-        return open_fits(self.path, uint=False)
+class _Units:
+    """An open file as astropy reads it; closing it leaves the file open."""
+
+    def __init__(self, file: PixelFile) -> None:
+        self._reader = file.reader()
+        try:
+            with quiet_astropy():
+                # As unsigned integers its pixels would have no NaN for those that are BLANK.
+                self.hdus = fits.open(unzipping(self._reader), memmap=False, uint=False)
+        except BaseException:
+            self._reader.close()
+            raise
+
+    def close(self) -> None:
+        self.hdus.close()
+        self._reader.close()  # which astropy does not where the file is zipped
 
 
 def open_fits(place: Place, **options: Any) -> fits.HDUList:

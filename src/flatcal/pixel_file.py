@@ -19,6 +19,10 @@ class PixelFile(Protocol):
         """Fill a buffer from a byte of the file on; give how many bytes there were."""
         ...
 
+    def reader(self) -> IO[bytes] | RangeReader:
+        """The open file from its beginning, as astropy reads one; one reader at a time."""
+        ...
+
     def status(self) -> FileStatus:
         """Size and identity as they are now."""
         ...
@@ -69,6 +73,12 @@ class LocalPixels:
         """See `PixelFile`."""
         return os.preadv(self._descriptor, [buffer], offset)
 
+    def reader(self) -> IO[bytes]:
+        """See `PixelFile`; not by the path, under which another file may stand by now."""
+        reader = os.fdopen(os.dup(self._descriptor), "rb")
+        reader.seek(0)
+        return reader
+
     def status(self) -> FileStatus:
         """See `PixelFile`."""
         status = os.fstat(self._descriptor)
@@ -118,7 +128,7 @@ class RemotePixels:
         return bytes(content[: self._spool.read_into(memoryview(content), start)])
 
     def reader(self) -> RangeReader:
-        """The file from its beginning, as astropy reads one."""
+        """See `PixelFile`."""
         return RangeReader(self, self._size_bytes)
 
     def status(self) -> FileStatus:

@@ -8,6 +8,7 @@ and the next run ends with the outputs of a night that nobody disturbed.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import resource
 import shutil
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.io import fits
 from kills import contents, require_whole
 from nights import SETTINGS, program
 
@@ -238,6 +240,63 @@ def test_a_raw_file_that_changes_while_it_is_read_is_named(
         read()
     assert caught.value.slug == "file-changed"
     assert caught.value.path == path
+
+
+def as_floats(hdu):
+    return fits.PrimaryHDU(hdu.data.astype("f4"), hdu.header)
+
+
+def packed(hdu):
+    return fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(hdu.data, hdu.header)])
+
+
+def in_place(path, content):
+    path.write_bytes(content)
+
+
+def by_a_new_name(path, content):
+    """As rsync does."""
+    other = path.with_name("other")
+    other.write_bytes(content)
+    other.replace(path)
+
+
+@pytest.mark.parametrize("stays_open", [True, False])
+@pytest.mark.parametrize("change", [in_place, by_a_new_name])
+@pytest.mark.parametrize(
+    ("name", "form"), [("f.fits", as_floats), ("p.fits.fz", packed), ("z.fits.gz", as_floats)]
+)
+def test_what_astropy_reads_is_of_one_file(
+    undisturbed, tmp_path, name, form, change, stays_open, monkeypatch
+):
+    """A file that another takes the place of is read to its end while it is open."""
+    path = tmp_path / name
+    with fits.open(undisturbed.raw / "bias0.fits") as hdus:
+        image = hdus[0].data.astype("f4")
+        form(hdus[0]).writeto(path)
+        hdus[0].data = hdus[0].data + np.uint16(1000)
+        form(hdus[0]).writeto(tmp_path / f"later-{name}")
+    before = path.read_bytes()
+    (frame,) = read_frames(tmp_path, name, CameraSettings(), ())
+    if not stays_open:
+        monkeypatch.setattr("flatcal.io._OpenFiles.admit", lambda _: False)
+    columns = slice(0, frame.setup.shape[1])
+
+    def read():
+        with RawFrame(path, frame.storage, frame.setup.shape) as raw:
+            values = [raw.values(slice(0, 100), columns, np.float32)]
+            change(path, (tmp_path / f"later-{name}").read_bytes())
+            values.append(raw.values(slice(100, 200), columns, np.float32))
+            assert stays_open
+            return np.concatenate(values), raw.sha256()
+
+    if stays_open and change is by_a_new_name:
+        values, digest = read()
+        np.testing.assert_array_equal(values, image[:200])
+        assert digest == hashlib.sha256(before).hexdigest()
+    else:
+        with pytest.raises(BrokenFileError, match=r"\[file-changed\]"):
+            read()
 
 
 @pytest.mark.parametrize("change", [*CHANGES, Path.unlink])
