@@ -156,6 +156,10 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "times as much as the others typically do. Look at the flat; leave it out if it is no "
             "good. Fewer than four flats cannot tell which is the odd one."
         ),
+        "folder-closed": (
+            "A folder below the raw folder cannot be listed, so nothing is known of the frames in "
+            "it. See to its rights or its disk and run again, or take it out of the raw folder."
+        ),
         "frame-rejected": (
             "Far more pixels of this frame than of its siblings were rejected when they were "
             "combined: more than 1 %, and more than three times what the others typically lose. "

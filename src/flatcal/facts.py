@@ -62,7 +62,7 @@ def read_frames(
         One at the least, with `errors` where it cannot be used; none is left out.
     """
     notes = Notes()
-    printable = os.fsencode(file).decode(errors="backslashreplace")
+    printable = printable_name(file)
     if isinstance(root, RemotePath) and not {"", ".", ".."}.isdisjoint(file.split("/")):
         error = Caveat("file-broken", "its name has an empty or dotted part; rename it")
         return (Frame(printable, errors=(error,)),)
@@ -82,6 +82,11 @@ def read_frames(
             _read_image(file, hdus[0], image, status, overrides, rules, notes.copy()), overrides
         )
     )
+
+
+def printable_name(file: str) -> str:
+    """The name of a file; bytes that are not UTF-8 as escapes."""
+    return os.fsencode(file).decode(errors="backslashreplace")
 
 
 def _apart(frame: Frame, overrides: CameraSettings) -> tuple[Frame, ...]:

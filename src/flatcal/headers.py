@@ -57,9 +57,13 @@ _MAX_UNZIPPED_BYTES: Final = 2**31
 _MAX_TRAILING_BYTES: Final = 2**22
 # Files of many detectors have some hundreds.
 _MAX_UNITS: Final = 5000
+# All headers of a file together; to parse them takes some seconds and four times the memory.
+_MAX_HEADER_BYTES: Final = 2**25
+# FITS Standard 4.0, section 7.3.1; astropy counts up to what stands there.
+_MAX_FIELDS: Final = 999
 
 # Cards that say how large an image is, also one that is packed.
-_SIZES: Final = ("NAXIS", "BITPIX", "ZNAXIS", "ZBITPIX")
+_SIZES: Final = ("NAXIS", "BITPIX", "ZNAXIS", "ZBITPIX", "TFIELDS")
 _IS_FITS: Final = re.compile(rb"SIMPLE  = *T")
 _END: Final = re.compile(rb"END(?![A-Z0-9_-])")
 _STARTS: Final = (b"SIMPLE  =", b"XTENSION=")
@@ -261,15 +265,18 @@ def scan_file(path: StrPath) -> tuple[HduInfo, ...]:
     """
     hdus: list[HduInfo] = []
     with _open_unzipped(path) as stream:
-        offset, start = 0, b""
+        offset, start, header_bytes = 0, b"", 0
         while not hdus or start == _STARTS[1]:
             hdu = _scan_one(stream, path, len(hdus), offset, start)
             hdus.append(hdu)
             if hdu.stored_bytes < hdu.data_bytes:
                 break
-            if len(hdus) > _MAX_UNITS:
+            header_bytes += hdu.data_offset - offset
+            if len(hdus) > _MAX_UNITS or header_bytes > _MAX_HEADER_BYTES:
                 raise FrameError(
-                    "file-broken", f"{path} has more than {_MAX_UNITS} units; leave it out"
+                    "file-broken",
+                    f"{path} has more than {_MAX_UNITS} units or {_MAX_HEADER_BYTES} bytes of "
+                    "headers; leave it out",
                 )
             offset = hdu.data_offset + _pad(hdu.data_bytes)
             stream.seek(offset)
@@ -374,6 +381,8 @@ def _require_one_size(cards: HeaderCards, path: StrPath) -> None:
 
 def _data_bytes(cards: HeaderCards, path: StrPath) -> int:
     _require_one_size(cards, path)
+    if (n_fields := _size(cards, "TFIELDS", path, 0)) > _MAX_FIELDS:
+        raise FrameError("file-broken", f"TFIELDS is {n_fields} in {path}; copy the file again")
     n_axes = _size(cards, "NAXIS", path)
     axes = [_size(cards, f"NAXIS{i}", path) for i in range(1, min(n_axes, 999) + 1)]
     if axes and axes[0] == 0 and cards.get("GROUPS") is True:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from flatcal.errors import ConfigError, FrameError
 from flatcal.extension import extension_of
-from flatcal.facts import read_frames
-from flatcal.frame import Frame
+from flatcal.facts import printable_name, read_frames
+from flatcal.frame import Caveat, Frame
 from flatcal.header_cache import remembered_units
 from flatcal.headers import FITS_SUFFIXES, HduInfo, Scanner, StrPath, scanning_by
 from flatcal.io import quiet_astropy
@@ -33,7 +33,7 @@ def find_frames(raw: str | Place, config: Config) -> tuple[Frame, ...]:
     -------
     tuple of Frame
         In the order of their paths, and of the images in a file. A file that cannot be read is
-        there with its error.
+        there with its error, a folder that cannot be listed likewise.
 
     Raises
     ------
@@ -45,17 +45,19 @@ def find_frames(raw: str | Place, config: Config) -> tuple[Frame, ...]:
     root = place_of(raw)
     if not root.is_dir():
         raise FrameError("empty-folder", f"{root} is not a folder")
+    closed: list[Frame] = []
     if isinstance(root, RemotePath):
         root, found = root.listed()
         files = [file for file in found if _is_frame(file.rpartition("/")[2])]
     else:
-        files = sorted(_fits_files(root))
+        files = sorted(_fits_files(root, closed))
     with remembered_units(root) as scan, scanning_by(_scan_ahead(scan, root, files)):
         frames = tuple(
             frame
             for file in files
             for frame in read_frames(root, file, config.camera, config.kinds)
         )
+    frames += tuple(closed)
     if not frames:
         raise FrameError(
             "empty-folder",
@@ -104,9 +106,16 @@ def _scan_ahead(scan: Scanner, root: Place, files: Sequence[str]) -> Scanner:
     return scanned
 
 
-def _fits_files(root: Path) -> Iterator[str]:
+def _fits_files(root: Path, closed: list[Frame]) -> Iterator[str]:
+    """Files below a folder; folders that cannot be listed are added as frames with an error."""
+
+    def tell(error: OSError) -> None:
+        folder = printable_name(os.path.relpath(error.filename, root))
+        text = f"the folder cannot be listed ({error.strerror}), so its frames are left out"
+        closed.append(Frame(folder, errors=(Caveat("folder-closed", text),)))
+
     seen: set[str] = set()
-    for folder, subfolders, names in os.walk(root, followlinks=True):
+    for folder, subfolders, names in os.walk(root, followlinks=True, onerror=tell):
         # A link to a folder is followed, but none in a circle.
         real = os.path.realpath(folder)
         if real in seen:

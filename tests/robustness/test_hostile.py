@@ -201,6 +201,29 @@ def test_a_packed_image_that_claims_more_than_it_can_hold(night, tmp_path):
     assert list(errors_of(night, tmp_path / "out")) == ["h.fits.fz"]
 
 
+def test_a_packed_image_of_a_table_with_a_million_million_columns(night, tmp_path):
+    """astropy would count up to it."""
+    card = b"TFIELDS =                    1"
+    content = hostile.packed_bytes()
+    assert card in content
+    (night / "h.fits.fz").write_bytes(content.replace(card, b"TFIELDS =        1000000000000"))
+    assert errors_of(night, tmp_path / "out") == {"h.fits.fz": ["file-broken"]}
+
+
+def test_headers_that_are_too_much_together(night, tmp_path):
+    """Each may have many cards, and a file many units; zipped they are small."""
+    cards = b"".join(b"HIERARCH C%06d = 1".ljust(80) % number for number in range(30_000))
+    unit = header_of(NAXIS=0).replace(b"SIMPLE  =", b"XTENSION=")
+    unit = unit.replace(b"                   T", b"'IMAGE   '          ")
+    end = unit.index(b"END".ljust(80))
+    unit = unit[:end] + cards + b"END".ljust(80)
+    unit += b" " * (-len(unit) % 2880)
+    (night / "h.fits.gz").write_bytes(gzip.compress(header_of(NAXIS=0) + unit * 50, 1))
+    clock = time.process_time()
+    assert errors_of(night, tmp_path / "out") == {"h.fits.gz": ["file-broken"]}
+    assert time.process_time() - clock < 60
+
+
 def test_a_packed_image_in_a_zipped_file_is_refused(night, tmp_path):
     """With many tiles astropy takes minutes for it."""
     (night / "h.fits.fz.gz").write_bytes(gzip.compress(hostile.packed_bytes(tile_shape=(1, 20))))
@@ -236,6 +259,25 @@ def test_folders_pipes_and_links_in_a_circle(night, tmp_path):
     found = errors_of(night, tmp_path / "out")
     odd = ["pipe.fits", "loop.fits", "gone.fits", "zeros.fits", "empty.fits"]
     assert found == {name: ["file-broken"] for name in odd}
+
+
+def test_a_folder_that_cannot_be_listed_is_named(night, tmp_path, monkeypatch):
+    """Its rights or its disk hinder it."""
+    (night / "second half").mkdir()
+    (night / "b2.fits").rename(night / "second half/b2.fits")
+    scandir = os.scandir
+
+    def scandir_or_fail(path):
+        if Path(path).name == "second half":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir_or_fail)
+    plan = build_plan(night)
+    (failed,) = run_plan(plan, tmp_path / "out").failed
+    assert failed.file == "second half"
+    assert [error.slug for error in failed.errors] == ["folder-closed"]
+    assert "Permission denied" in failed.errors[0].text
 
 
 @pytest.mark.parametrize("name", ["pipe.fits", "zeros.fits", "folder.fits"])
