@@ -156,7 +156,8 @@ class HduPlace:
         self._header_bytes = whole_blocks(len(text) + (n_more_cards + _OWN_CARDS) * CARD_BYTES)
         self._next = start + self._header_bytes
         self._dtype = dtype.newbyteorder(">")
-        self.end = self._next + whole_blocks(shape[0] * shape[1] * dtype.itemsize)
+        self._data_end = self._next + shape[0] * shape[1] * dtype.itemsize
+        self.end = self._next + whole_blocks(self._data_end - self._next)
         self._sum = RunningSum()
 
     def write(self, file: RawIOBase, rows: Array) -> None:
@@ -173,7 +174,9 @@ class HduPlace:
             self._next += swapped.nbytes
 
     def write_header(self, file: RawIOBase, header: fits.Header) -> None:
-        """Write the header into the place that was left for it."""
+        """Write the header into the place that was left for it, when all rows are written."""
+        if self._next != self._data_end:
+            raise RuntimeError(f"{self._data_end - self._next} bytes of pixels are not written")
         file.seek(self._start)
         write_whole(file, memoryview(add_checksums(header, self._sum.value, self._header_bytes)))
 

@@ -31,6 +31,7 @@ from flatcal.frame import Storage
 from flatcal.headers import open_file, unzipping
 from flatcal.pixel_file import PixelFile, open_pixels
 from flatcal.storage import Place, RemotePath
+from flatcal.waiting import awaiting
 
 logger = logging.getLogger(__name__)
 
@@ -361,7 +362,8 @@ def quiet_astropy() -> Iterator[None]:
 def naming(path: Place) -> Iterator[None]:
     """Errors of the file system and of decoding, with the file's name and a slug."""
     try:
-        yield
+        with awaiting(path):
+            yield
     except (BrokenFileError, StorageError):
         raise
     except FrameError as error:
@@ -384,8 +386,10 @@ def owning_up(what: str) -> Iterator[None]:
     except FlatcalError:
         raise
     except Exception as error:
-        # Python has no exception of its own for a thread that finds no memory for its stack.
-        if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+        # Python has no exception of its own for a thread that finds no memory for its stack, and
+        # numba's loader loses that of what it finds none for.
+        lacks_memory = isinstance(error, MemoryError | SystemError)
+        if lacks_memory or "can't start new thread" in str(error):
             why = str(error) or "nothing is left"
             raise OutputError(
                 "resources", f"the system refused memory for {what}: {why}"
@@ -412,9 +416,10 @@ def replacing(path: Place) -> Iterator[Path]:
     with naming_output(path):
         try:
             yield part
-            _sync(part)
-            part.replace(path)
-            _sync_folder(path.parent)
+            with awaiting(path):
+                _sync(part)
+                part.replace(path)
+                _sync_folder(path.parent)
         finally:
             part.unlink(missing_ok=True)
 

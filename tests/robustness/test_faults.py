@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -335,6 +336,33 @@ def test_a_raw_file_that_changes_while_a_run_reads_it_fails_alone(
     assert contents(out).keys() >= contents(tmp_path / "fresh").keys()
     for name, content in contents(tmp_path / "fresh").items():
         assert contents(out)[name] == content, name
+
+
+@pytest.mark.parametrize("call", ["preadv", "fsync"])
+def test_a_disk_that_hangs_is_told_by_the_name_of_the_file(
+    undisturbed, tmp_path, monkeypatch, caplog, call
+):
+    """The run goes on when it answers again."""
+    monkeypatch.setattr("flatcal.waiting.LONG_S", 0.05)
+    monkeypatch.setattr("flatcal.waiting._LOOK_EVERY_S", 0.01)
+    act, told, hung = getattr(os, call), Event(), []
+
+    def hang(*arguments):
+        if not hung:
+            hung.append(arguments)
+            told.wait(60)
+        return act(*arguments)
+
+    def progress(what, _done, _total):
+        if hung and "has not answered" in what:
+            told.set()
+
+    monkeypatch.setattr(os, call, hang)
+    run_plan(undisturbed.plan, tmp_path / "out", jobs=2, progress=progress)
+    assert told.is_set()
+    folder = undisturbed.raw if call == "preadv" else tmp_path / "out"
+    assert f"{folder}/" in caplog.text
+    assert contents(tmp_path / "out").keys() == undisturbed.wanted.keys()
 
 
 # -- memory, files, interruption, workers ------------------------------------------------

@@ -13,10 +13,11 @@ from astropy.nddata import CCDData, StdDevUncertainty
 from scipy.ndimage import binary_dilation
 
 import flatcal
+from flatcal.engine.cosmic_rays import find_cosmic_rays
 from flatcal.engine.run import run_plan
 from flatcal.errors import ConfigError
 from flatcal.planning import build_plan
-from flatcal.recipe import parse_config
+from flatcal.recipe import CosmicRaySettings, parse_config
 
 GAIN, READ_NOISE, BIAS, SKY = 1.5, 6.0, 1000.0, 200.0
 SHAPE = (300, 320)
@@ -230,3 +231,23 @@ def test_units_that_do_not_fit_are_refused(frame):
         flatcal.cosmicray_lacosmic(frame, pssl=1.0, invar=frame.data)
     with pytest.raises(TypeError, match="list"):
         flatcal.cosmicray_lacosmic([[1.0]])
+
+
+@pytest.mark.parametrize(
+    "shape", [(0, 0), (0, 9), (3, 3), (80, 1), (8, 30), (30, 8), (9,), (2, 9, 9)]
+)
+def test_what_is_too_small_is_refused(shape):
+    """astroscrappy would write beside its memory."""
+    with pytest.raises(ValueError, match="two axes of 9 or more"):
+        flatcal.cosmicray_lacosmic(np.ones(shape))
+    if len(shape) == 2 and min(shape) > 0:
+        ones, flags = np.ones(shape, np.float32), np.zeros(shape, np.uint16)
+        hits, cleaned = find_cosmic_rays(ones, ones, flags, CosmicRaySettings(find="flag"))
+        assert not hits.any()
+        np.testing.assert_array_equal(cleaned, ones)
+
+
+def test_a_frame_of_a_few_pixels_can_be_searched():
+    values, hits = flatcal.cosmicray_lacosmic(np.ones((9, 9)))
+    np.testing.assert_array_equal(values, 1)
+    assert not hits.any()

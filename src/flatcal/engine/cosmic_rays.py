@@ -78,7 +78,8 @@ def find_cosmic_rays(
         Calibrated values and their standard deviation, in any unit. The noise is that of the frame,
         with its flat, and not guessed from the values by gain and read noise.
     flags : ndarray of uint16, same shape
-        What is flagged is no hit; nor is what surrounds saturated pixels, or lies at an edge.
+        What is flagged is no hit; nor is what surrounds saturated pixels, or lies at an edge: an
+        image of 16 rows or columns is all edge.
     settings : CosmicRaySettings
         Thresholds.
 
@@ -93,6 +94,8 @@ def find_cosmic_rays(
     from astroscrappy import detect_cosmics  # noqa: PLC0415
     from astroscrappy.utils import dilate5, sepmedfilt5  # noqa: PLC0415
 
+    if min(data.shape) <= 2 * _EDGE:
+        return np.zeros(data.shape, np.bool_), data
     known = np.isfinite(data) & np.isfinite(std)
     bad = (flags != 0) | ~known
     saturated = flags & np.uint16(Flag.SATURATED | Flag.BLED) != 0

@@ -52,6 +52,7 @@ from flatcal.plan import FramePlan, MasterPlan, Plan
 from flatcal.projection import DEFAULT_MEMORY_BYTES, Stage, master_bytes, project_memory
 from flatcal.records import RunRecord
 from flatcal.storage import Place, name_below, place_of
+from flatcal.waiting import telling_of_waits
 
 if TYPE_CHECKING:
     from flatcal.engine.cluster import Cluster
@@ -141,7 +142,7 @@ def run_plan(
         workers = Workers(pool, jobs, memory_bytes, projection)
         run = _Run(plan, store, workers, mask, progress or _silent, cluster)
         try:
-            with telling_of_compilation(run.tell_of_compilation):
+            with telling_of_compilation(run.tell_of_compilation), telling_of_waits(run.tell):
                 return run.run()
         finally:
             # Interrupted, what has begun is given up, and no output is left half made.
@@ -234,7 +235,11 @@ class _Run:
     def tell_of_compilation(self) -> None:
         """Say what the first run on a machine spends its first seconds with."""
         logger.info("compiling for this machine, once")
-        self.progress("compiling for this machine, once", self.n_done, self.n_total)
+        self.tell("compiling for this machine, once")
+
+    def tell(self, text: str) -> None:
+        """Say what keeps the run from going on."""
+        self.progress(text, self.n_done, self.n_total)
 
     def _step_done(self, what: str) -> None:
         with self.lock:

@@ -14,6 +14,9 @@ from flatcal.steps import _arithmetic as arithmetic
 
 Array = NDArray[Any]
 
+# Rows and columns of the largest filter of astroscrappy, which of fewer writes beside its memory.
+_LEAST_SIZE = 9
+
 
 def cosmicray_lacosmic(
     ccd: CCDData | Array,
@@ -92,7 +95,8 @@ def cosmicray_lacosmic(
     TypeError
         When `ccd` is neither.
     ValueError
-        When the units do not fit one another, or `pssl` is given with `inbkg` or `invar`.
+        When the units do not fit one another, `pssl` is given with `inbkg` or `invar`, or the
+        image has not two axes of at least 9 and `psfsize` pixels.
 
     References
     ----------
@@ -103,6 +107,12 @@ def cosmicray_lacosmic(
         raise TypeError(f"ccd must be CCDData or an array, not {type(ccd).__name__}")
     if pssl != 0 and (inbkg is not None or invar is not None):
         raise ValueError("pssl has no meaning beside inbkg or invar; give one of them")
+    least = max(_LEAST_SIZE, len(psfk) if psfk is not None else psfsize)
+    if np.ndim(ccd) != 2 or min(np.shape(ccd)) < least:
+        raise ValueError(
+            f"an image of {np.shape(ccd)} pixels cannot be searched for cosmic rays; it needs two "
+            f"axes of {least} or more"
+        )
     require_extra("cosmicray", "astroscrappy")
     from astroscrappy import detect_cosmics  # noqa: PLC0415
 
