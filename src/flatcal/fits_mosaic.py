@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import RawIOBase
 from typing import Any
@@ -68,7 +68,9 @@ class MosaicWriter:
 
 
 @contextmanager
-def writing_mosaic(path: Place, header: fits.Header, n_more_cards: int) -> Iterator[MosaicWriter]:
+def writing_mosaic(
+    path: Place, header: fits.Header, n_more_cards: int, leave: Callable[[], None]
+) -> Iterator[MosaicWriter]:
     """An output that appears under its name when it is whole, and not at all when it fails.
 
     Parameters
@@ -77,6 +79,8 @@ def writing_mosaic(path: Place, header: fits.Header, n_more_cards: int) -> Itera
         The file to be; replaced if it is there. Its planes are packed if the name says so.
     header, n_more_cards
         As for `MosaicWriter`, which the caller must finish.
+    leave : callable
+        As for `writing_image`.
     """
-    with writing_hdus(path) as file:
+    with writing_hdus(path, leave) as file:
         yield MosaicWriter(file, header, n_more_cards)

@@ -5,7 +5,7 @@ astropy makes the headers; only pixels go past it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BytesIO, RawIOBase
 from pathlib import Path
@@ -186,6 +186,10 @@ def whole_blocks(n_bytes: int) -> int:
     return -(-n_bytes // FITS_BLOCK) * FITS_BLOCK
 
 
+def go_on() -> None:
+    """Nobody interrupts."""
+
+
 @contextmanager
 def writing_image(
     path: Place,
@@ -193,6 +197,7 @@ def writing_image(
     n_more_cards: int,
     shape: tuple[int, int],
     dtypes: Mapping[str, Any],
+    leave: Callable[[], None] = go_on,
 ) -> Iterator[ImageWriter]:
     """An output that appears under its name when it is whole, and not at all when it fails.
 
@@ -202,13 +207,15 @@ def writing_image(
         The file to be; replaced if it is there. Its planes are packed if it ends in `PACKED`.
     header, n_more_cards, shape, dtypes
         As for `ImageWriter`, which the caller must finish.
+    leave : callable
+        Ends the writing with an exception when the run has been interrupted.
     """
-    with writing_hdus(path) as file:
+    with writing_hdus(path, leave) as file:
         yield ImageWriter(file, header, n_more_cards, shape, dtypes)
 
 
 @contextmanager
-def writing_hdus(path: Place) -> Iterator[RawIOBase]:
+def writing_hdus(path: Place, leave: Callable[[], None] = go_on) -> Iterator[RawIOBase]:
     """An empty file for HDUs, which has the name when it is whole, and packed if that says so."""
     with replacing(path) as part:
         is_packed = path.name.endswith(PACKED)
@@ -217,13 +224,13 @@ def writing_hdus(path: Place) -> Iterator[RawIOBase]:
             with plain.open("wb", buffering=0) as file:
                 yield file
             if is_packed:
-                _pack(plain, part)
+                _pack(plain, part, leave)
         finally:
             if is_packed:
                 plain.unlink(missing_ok=True)
 
 
-def _pack(plain: Path, packed: Path) -> None:
+def _pack(plain: Path, packed: Path, leave: Callable[[], None]) -> None:
     """Write the planes of a file once more, each in tiles of one row compressed without loss.
 
     Integers by Rice's algorithm, and numbers of which no bit may change by gzip of their bytes,
@@ -233,6 +240,7 @@ def _pack(plain: Path, packed: Path) -> None:
         if hdus[0].header["NAXIS"]:
             write_whole(file, memoryview(add_checksums(fits.PrimaryHDU().header, 0, FITS_BLOCK)))
         for hdu in hdus:
+            leave()
             if hdu.header["NAXIS"]:
                 _write_packed(file, hdu)
                 del hdu.data
@@ -279,7 +287,12 @@ def _forget_times(header: fits.Header, content: Array) -> None:
     content[(table_bytes + offsets[:, None] + np.arange(4, 8)).ravel()] = 0
 
 
-def write_image(path: Place, header: fits.Header, planes: Mapping[str, Array]) -> None:
+def write_image(
+    path: Place,
+    header: fits.Header,
+    planes: Mapping[str, Array],
+    leave: Callable[[], None] = go_on,
+) -> None:
     """Write an output whose planes are whole in memory; see `writing_image`.
 
     Parameters
@@ -290,9 +303,11 @@ def write_image(path: Place, header: fits.Header, planes: Mapping[str, Array]) -
         Of the primary image, with BUNIT.
     planes : mapping of str to ndarray
         Names and images, the first that of the primary image.
+    leave : callable
+        As for `writing_image`.
     """
     (first, *_), dtypes = planes.values(), {name: image.dtype for name, image in planes.items()}
-    with writing_image(path, header, 0, first.shape, dtypes) as writer:
+    with writing_image(path, header, 0, first.shape, dtypes, leave) as writer:
         writer.write(*planes.values())
         writer.finish(header)
 

@@ -163,3 +163,18 @@ def test_all_that_reads_outputs_reads_these(night, tmp_path):
     with open_library(tmp_path / "lib.sqlite", create=True) as library:
         added = library.add(out / "masters/master_bias.fits.fz")
         assert added.kind == "bias"
+
+
+def test_the_packing_of_an_output_can_be_interrupted(tmp_path):
+    """Between two planes, each of which takes a second or more of a large image."""
+    asked = []
+
+    def leave():
+        asked.append(len(list(tmp_path.iterdir())))
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_image(tmp_path / "x.fits.fz", fits.Header({"BUNIT": "adu"}), odd_planes(), leave)
+    assert asked == [2, 2]  # the plain file, and the packed one
+    assert list(tmp_path.iterdir()) == []

@@ -162,10 +162,25 @@ def test_a_header_that_is_too_long_is_refused(tmp_path):
         with writing_image(
             tmp_path / "a.fits", header, 0, data.shape, {"PRIMARY": data.dtype}
         ) as writer:
+            writer.write(data)
             header.extend((f"KEY{number}", number) for number in range(40))
             writer.finish(header)
 
     with pytest.raises(ValueError, match="in a place of 2880"):
+        write()
+    assert names(tmp_path) == []
+
+
+def test_an_image_with_rows_missing_gets_no_name(tmp_path):
+    data, *_ = planes()
+    path, header = tmp_path / "a.fits", fits.Header({"BUNIT": "adu"})
+
+    def write():
+        with writing_image(path, header, 0, data.shape, {"PRIMARY": data.dtype}) as writer:
+            writer.write(data[:-1])
+            writer.finish(header)
+
+    with pytest.raises(RuntimeError, match=f"{data[-1].nbytes} bytes of pixels"):
         write()
     assert names(tmp_path) == []
 

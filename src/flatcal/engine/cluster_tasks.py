@@ -50,9 +50,8 @@ class _Shop:
         self.setting = Setting(order.raw, order.config, self._shelf.get_all, self._buffers, mask)
         self.bench = Bench(
             self.setting,
-            OutputStore(order.out),
+            OutputStore(order.out, leave=self._leave),
             lambda name: self.order.source(name).recipe,
-            self._leave,
         )
         self._opened = ExitStack()
         self._readers: Sequence[CalibratedFrame] = ()

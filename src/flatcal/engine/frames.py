@@ -42,14 +42,11 @@ class Bench:
         The output folder.
     recipe_of : callable
         Gives the recipe of a master by its name.
-    leave : callable
-        Raises when the run has been given up; called for each band.
     """
 
     setting: Setting
     store: OutputStore
     recipe_of: Callable[[str], str]
-    leave: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +192,7 @@ class FrameWork:
 
     def _find_level(self) -> FrameDone:
         def leave(*_rows: Any) -> None:
-            self.bench.leave()
+            self.bench.store.leave()
 
         with open_raw(self.bench.setting, self.frame) as raw:
             found = calibrate_frame(
@@ -245,7 +242,7 @@ class FrameWork:
         with open_raw(setting, frame) as raw:
 
             def take(data: Any, std: Any, bad: Any, flags: Any) -> None:
-                self.bench.leave()
+                self.bench.store.leave()
                 planes = {
                     "PRIMARY": data,
                     "UNCERT": std,

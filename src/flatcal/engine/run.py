@@ -137,7 +137,13 @@ def run_plan(
         check_output(raw, folder)
         stack.enter_context(locking(folder))
         remove_stale_parts((folder, *(folder / name for name in FOLDERS)))
-        store = OutputStore.resume(folder, overwrite=overwrite)
+        stopped = Event()
+
+        def leave() -> None:
+            if stopped.is_set():
+                raise KeyboardInterrupt
+
+        store = OutputStore.resume(folder, overwrite=overwrite, leave=leave)
         pool = ThreadPoolExecutor(jobs)
         workers = Workers(pool, jobs, memory_bytes, projection)
         run = _Run(plan, store, workers, mask, progress or _silent, cluster)
@@ -146,7 +152,7 @@ def run_plan(
                 return run.run()
         finally:
             # Interrupted, what has begun is given up, and no output is left half made.
-            run.stopped.set()
+            stopped.set()
             pool.shutdown(wait=True, cancel_futures=True)
             if cluster is not None:
                 cluster.forget(run.id)
@@ -183,7 +189,7 @@ class _Run:
         self.id = uuid4().hex
         self.executor: Executor
         if cluster is None:
-            bench = Bench(self.setting, store, self.produced.recipe_of, self._leave)
+            bench = Bench(self.setting, store, self.produced.recipe_of)
             self.executor = Threads(workers, bench)
         else:
             self.executor = cluster.executor(workers, self.setting.dtype, self._order)
@@ -197,7 +203,6 @@ class _Run:
             f.action == "calibrate" for f in plan.frames
         )
         self.lock = Lock()
-        self.stopped = Event()
 
     def run(self) -> RunResult:
         """Make everything in the order of its needs."""
@@ -317,11 +322,6 @@ class _Run:
             told = "it has no good pixel" if level is None else f"its median is {level:g}"
             text = f"{told}, so it is not used in {master.name}; leave the file out"
             self.inputs.fail(frame.file, Caveat("flat-level", text))
-
-    def _leave(self) -> None:
-        """An interrupted run ends here."""
-        if self.stopped.is_set():
-            raise KeyboardInterrupt
 
     def _produce_master(
         self,

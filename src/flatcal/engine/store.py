@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +26,7 @@ from flatcal.engine.products import Found, Planes
 from flatcal.errors import FrameError, OutputError
 from flatcal.extension import file_of, plane_key, with_extension
 from flatcal.fits_mosaic import MosaicWriter, writing_mosaic
-from flatcal.fits_writer import ImageWriter, whole_blocks, write_image, writing_image
+from flatcal.fits_writer import ImageWriter, go_on, whole_blocks, write_image, writing_image
 from flatcal.flags import Flag
 from flatcal.frame import Caveat, Kind
 from flatcal.headers import HduInfo, scan_first_image, scan_hdus
@@ -87,17 +87,26 @@ class OutputStore:
         Whether files that flatcal did not write may be replaced.
     previous : RunRecord, optional
         What an earlier run did there.
+    leave : callable, optional
+        Raises KeyboardInterrupt when the run has been interrupted; called wherever work on an
+        output can be given up.
     """
 
     def __init__(
-        self, out: Place, *, overwrite: bool = False, previous: RunRecord | None = None
+        self,
+        out: Place,
+        *,
+        overwrite: bool = False,
+        previous: RunRecord | None = None,
+        leave: Callable[[], None] = go_on,
     ) -> None:
         self.out = out
+        self.leave = leave
         self.overwrite = overwrite
         self.previous = previous
 
     @classmethod
-    def resume(cls, out: Place, *, overwrite: bool) -> OutputStore:
+    def resume(cls, out: Place, *, overwrite: bool, leave: Callable[[], None]) -> OutputStore:
         """The folder with what an earlier run has left in it.
 
         Raises
@@ -114,7 +123,7 @@ class OutputStore:
                 raise OutputError(
                     "output-exists", f"{path} was not written by flatcal; say --overwrite"
                 )
-        return cls(out, overwrite=overwrite, previous=_previous_record(out))
+        return cls(out, overwrite=overwrite, previous=_previous_record(out), leave=leave)
 
     def known_input(self, raw: str, file: str) -> InputRecord | None:
         """A raw file as the earlier run read it, if it was in the same folder."""
@@ -284,8 +293,8 @@ class OutputStore:
 
         See `flatcal.fits_writer.writing_image`.
         """
-        more = cards_of_description(file)
-        with writing_image(self.out / output, header, more, shape, dtypes) as writer:
+        path, more = self.out / output, cards_of_description(file)
+        with writing_image(path, header, more, shape, dtypes, self.leave) as writer:
             yield writer
         logger.info("wrote %s", output)
 
@@ -294,7 +303,7 @@ class OutputStore:
         self, output: str, header: fits.Header, n_more_cards: int
     ) -> Iterator[MosaicWriter]:
         """Write an output of several images; see `flatcal.fits_mosaic.writing_mosaic`."""
-        with writing_mosaic(self.out / output, header, n_more_cards) as writer:
+        with writing_mosaic(self.out / output, header, n_more_cards, self.leave) as writer:
             yield writer
         logger.info("wrote %s", output)
 
@@ -308,7 +317,7 @@ class OutputStore:
             "NUSED": planes.n_used.view(np.int16),
         }
         present = {name: image for name, image in named.items() if image is not None}
-        write_image(self.out / output, header, present)
+        write_image(self.out / output, header, present, self.leave)
         logger.info("wrote %s", output)
 
     def finish(self, plan: Plan, record: RunRecord) -> RunRecord:
