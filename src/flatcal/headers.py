@@ -399,7 +399,7 @@ def _data_bytes(cards: HeaderCards, path: StrPath) -> int:
 
 def _bits(cards: HeaderCards, keyword: str, path: StrPath) -> int:
     bits = cards.get(keyword)
-    if isinstance(bits, int) and abs(bits) in (8, 16, 32, 64):
+    if isinstance(bits, int) and bits in (8, 16, 32, 64, -32, -64):
         return bits
     raise FrameError("file-broken", f"{keyword} is {bits!r} in {path}; copy the file again")
 

@@ -372,10 +372,12 @@ def naming(path: Place) -> Iterator[None]:
         if isinstance(error, MemoryError) or error.errno in _LACKING:
             # Not the file's fault: it must not be named as broken and left out.
             raise OutputError("resources", f"{path} cannot be opened: {error}") from error
-        raise BrokenFileError("file-broken", f"{path} cannot be read: {error}", path) from error
+        text = f"{path} cannot be read: {error}; see to it, or leave it out"
+        raise BrokenFileError("file-broken", text, path) from error
     except Exception as error:
         # Of a damaged file astropy and its C library may raise anything.
-        raise BrokenFileError("file-broken", f"{path} cannot be read: {error}", path) from error
+        text = f"{path} cannot be decoded: {error}; copy the file again"
+        raise BrokenFileError("file-broken", text, path) from error
 
 
 @contextmanager

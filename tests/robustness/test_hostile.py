@@ -111,6 +111,7 @@ def header_of(**cards):
         ({"NAXIS2": "'16'"}, "file-broken"),
         ({"NAXIS1": 0}, "image-type"),
         ({"BITPIX": 17}, "file-broken"),
+        ({"BITPIX": -16}, "file-broken"),
         ({"BITPIX": "inf"}, "file-broken"),
         ({"PCOUNT": 10**15}, "file-broken"),
         ({"GCOUNT": -1}, "file-broken"),
