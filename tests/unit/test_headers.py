@@ -244,7 +244,7 @@ def test_odd_card_of_a_compressed_image_holds_its_text(tmp_path):
         ("ZNAXIS  =                    2", "ZNAXIS  = 6,4", "ZNAXIS is '6,4'"),
         ("ZNAXIS1 =                   10", "ZNAXISX = 10", "ZNAXIS1 is None"),
         ("ZNAXIS2 =                   20", "ZNAXIS2 = -20", "ZNAXIS2 is -20"),
-        ("TFIELDS =                    1", "TFIELDS = 6,4", None),
+        ("TFIELDS =                    1", "TFIELDS = 6,4", "TFIELDS is '6,4'"),
         ("TTYPE1  = 'COMPRESSED_DATA'", "TTYPE1  = 6,4", None),
         ("TFORM1  = '1PB", "TFORM1  = '(6,", None),
     ],
