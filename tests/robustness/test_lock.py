@@ -11,11 +11,13 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 from kills import contents
 from nights import SETTINGS, program
 
+from flatcal.engine import lock
 from flatcal.engine.lock import LOCK_NAME, locking
 from flatcal.engine.run import run_plan
 from flatcal.errors import OutputError
@@ -23,6 +25,7 @@ from flatcal.errors import OutputError
 HOLD = """
 import sys, time
 from pathlib import Path
+from flatcal.engine import lock
 from flatcal.engine.lock import locking
 with locking(Path(sys.argv[1])):
     print("held", flush=True)
@@ -121,6 +124,29 @@ def test_without_locks_of_the_system_the_number_of_the_process_tells(tmp_path, n
     assert has_lock(tmp_path)
     with locking(tmp_path):
         assert f"process {os.getpid()} on" in refusal(tmp_path)
+
+
+def test_the_end_of_a_run_leaves_the_lock_of_another(tmp_path):
+    """After the lock of the first was removed by hand, as the message of a refusal advises."""
+    with ExitStack() as first:
+        first.enter_context(locking(tmp_path))
+        (tmp_path / LOCK_NAME).unlink()
+        with locking(tmp_path):
+            first.close()
+            refusal(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_cannot_be_written_leaves_the_one_of_another(tmp_path, monkeypatch):
+    def fail():
+        (tmp_path / LOCK_NAME).unlink()
+        put_lock(tmp_path)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(lock, "this_holder", fail)
+    with pytest.raises(OutputError, match="No space left"), locking(tmp_path):
+        pass
+    assert (tmp_path / LOCK_NAME).exists()
 
 
 def test_of_many_at_once_one_holds_it(tmp_path):

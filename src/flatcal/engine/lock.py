@@ -58,9 +58,7 @@ def _locking_here(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-        file.close()
+        _give_up(file, path)
 
 
 def _claim(path: Path) -> IO[bytes] | None:
@@ -75,11 +73,18 @@ def _claim(path: Path) -> IO[bytes] | None:
             file.write(this_holder())
             return file
     except OSError:
-        path.unlink(missing_ok=True)
-        file.close()
+        _give_up(file, path)
         raise
     file.close()
     return None
+
+
+def _give_up(file: IO[bytes], path: Path) -> None:
+    """Remove the lock of this run; where it was removed by hand, another's may be in its place."""
+    with suppress(OSError):
+        if _is_at(file, path):
+            path.unlink(missing_ok=True)
+    file.close()
 
 
 def _remove_dead(path: Path) -> None:
