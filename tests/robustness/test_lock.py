@@ -198,11 +198,21 @@ def test_parts_of_the_dead_are_removed_and_those_of_the_living_are_not(
 
 
 def test_two_runs_at_once_end_with_the_outputs_of_one(undisturbed, tmp_path):
+    """The others start and end while the first is at work, between two of its outputs."""
     config, out = tmp_path / "night.toml", tmp_path / "out"
     config.write_text(SETTINGS)
-    runs = [program("run", undisturbed.raw, out, "-c", config) for _ in range(3)]
-    said = [run.communicate()[1] for run in runs]
-    assert 0 in [run.returncode for run in runs]
-    for run, text in zip(runs, said, strict=True):
-        assert (run.returncode, text[-14:]) in [(0, ""), (2, "[output-busy]\n")]
+    others = []
+
+    def run_others(_what, done, _total):
+        if done == 2:
+            runs = [program("run", undisturbed.raw, out, "-c", config) for _ in range(2)]
+            others.extend((run.communicate()[1], run.returncode) for run in runs)
+
+    result = run_plan(undisturbed.plan, out, jobs=2, progress=run_others)
+    assert result.failed == ()
+    assert [code for _, code in others] == [2, 2]
+    for told, _ in others:
+        words = " ".join(told.split())
+        assert f"in use by process {os.getpid()} on {socket.gethostname()} since 2" in words
+        assert words.endswith("[output-busy]")
     assert contents(out) == undisturbed.wanted
