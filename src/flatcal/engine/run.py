@@ -334,10 +334,13 @@ class _Run:
             return
         self.store.check_replaceable(master.output)
         self._make_room(master.name)
-        planes = make()
+        # Before their pixels: an input that has changed since is found out when it is opened for
+        # those, and one that is deleted then is no more needed.
         raws = [read_header(self.raw / file_of(f.file), hdu_of(f)) for f in frames]
         bias_recipe = self.produced.recipe_of(master.lost_bias) if master.lost_bias else ""
         header = master_header(raws, master, frames, bias_recipe)
+        del raws  # of a long night they take memory that the pixels need
+        planes = make()
         product = self.store.describe(
             master.output, master.kind, find_of(planes), header, recipe,
             self.inputs.digests(frames), has_mask=True,
