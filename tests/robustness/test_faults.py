@@ -1,4 +1,4 @@
-"""Disks, rights, memory, raw files and workers that fail while a run is at work.
+"""Disks, rights, memory, raw files and threads that fail while a run is at work.
 
 Every fault is made, not imagined: a small disk, a file that is cut, a limit of the system. After
 it, what stands under a final name is whole, raw files are untouched, the message names the cause,
@@ -365,7 +365,7 @@ def test_a_disk_that_hangs_is_told_by_the_name_of_the_file(
     assert contents(tmp_path / "out").keys() == undisturbed.wanted.keys()
 
 
-# -- memory, files, interruption, workers ------------------------------------------------
+# -- memory, files, interruption, threads ------------------------------------------------
 
 
 def in_a_process(undisturbed, out, statement):
@@ -451,20 +451,20 @@ def test_ctrl_c_ends_a_run_within_a_second_or_two(tmp_path, put_frame):
     assert 0 < len(made) < 120
 
 
-def test_a_worker_that_dies_takes_one_frame_with_it(undisturbed, tmp_path, monkeypatch):
+def test_an_exception_in_a_thread_takes_one_frame_with_it(undisturbed, tmp_path, monkeypatch):
     whole = engine.calibrate_frame
 
-    def die_of_one(raw, *arguments, **keywords):
+    def fail_at_one(raw, *arguments, **keywords):
         if raw.path.name == "light1.fits":
-            raise ZeroDivisionError("worker died")
+            raise ZeroDivisionError("by a defect")
         return whole(raw, *arguments, **keywords)
 
-    monkeypatch.setattr(engine, "calibrate_frame", die_of_one)
+    monkeypatch.setattr(engine, "calibrate_frame", fail_at_one)
     out = tmp_path / "out"
     result = run_plan(undisturbed.plan, out, jobs=2)
     assert {o.file: [e.slug for e in o.errors] for o in result.failed} == {
         "light1.fits": ["defect"]
     }
-    assert "light1.fits: ZeroDivisionError: worker died" in result.failed[0].errors[0].text
+    assert "light1.fits: ZeroDivisionError: by a defect" in result.failed[0].errors[0].text
     monkeypatch.undo()
     resume(undisturbed, out)
