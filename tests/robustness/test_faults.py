@@ -51,6 +51,14 @@ def attempt(plan, out):
         return None, error
 
 
+def images(out):
+    return {name: content for name, content in contents(out).items() if name.endswith(".fits")}
+
+
+def images_of(undisturbed):
+    return {name: made for name, made in undisturbed.wanted.items() if name.endswith(".fits")}
+
+
 def plan_of(raw):
     return build_plan(raw, parse_config(SETTINGS, "night.toml"))
 
@@ -141,19 +149,20 @@ def test_rights_that_are_lost_midway(undisturbed):
                 os.seteuid(NOBODY)
 
     raw = folder / "raw"
-    shutil.copytree(undisturbed.raw, raw)
     try:
-        result = run_plan(plan_of(raw), out, jobs=2, progress=lose)
-        assert slugs(result) == {"output-not-writable"}
-        assert {outcome.file[:5] for outcome in result.failed} == {"light"}
-        assert all("Permission denied" in o.errors[0].text for o in result.failed)
+        shutil.copytree(undisturbed.raw, raw)
+        try:
+            result = run_plan(plan_of(raw), out, jobs=2, progress=lose)
+            assert slugs(result) == {"output-not-writable"}
+            assert {outcome.file[:5] for outcome in result.failed} == {"light"}
+            assert all("Permission denied" in o.errors[0].text for o in result.failed)
+        finally:
+            os.seteuid(os.getuid())
+            (out / "science").chmod(0o755)
+        assert run_plan(plan_of(raw), out, jobs=2).failed == ()
+        assert images(out) == images_of(undisturbed)
     finally:
-        os.seteuid(os.getuid())
-        (out / "science").chmod(0o755)
-    assert run_plan(plan_of(raw), out, jobs=2).failed == ()
-    made = {name: content for name, content in contents(out).items() if name.endswith(".fits")}
-    assert made == {n: c for n, c in undisturbed.wanted.items() if n.endswith(".fits")}
-    shutil.rmtree(folder)
+        shutil.rmtree(folder)
 
 
 def test_an_output_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
