@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +39,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, put_frame: Any) -> Und
             data = rng.normal(level, 10, SHAPE).astype(np.uint16)
             path = folder / "raw" / f"{kind.lower()}{n}.fits"
             put_frame(path, kind, exposure, data, BUNIT="adu", FILTER="V")
+            # Long ago, so that a change, also of a copy, tells by its time on a coarse clock too.
+            os.utime(path, ns=(10**18, 10**18))
     plan = build_plan(folder / "raw", parse_config(SETTINGS, "night.toml"))
     assert not plan.refused
     run_plan(plan, folder / "out", jobs=2)

@@ -233,7 +233,7 @@ def test_a_raw_file_that_changes_while_it_is_read_is_named(
     undisturbed, tmp_path, change, stays_open, monkeypatch
 ):
     path = tmp_path / "b.fits"
-    shutil.copy(undisturbed.raw / "bias0.fits", path)
+    shutil.copy2(undisturbed.raw / "bias0.fits", path)
     (frame,) = read_frames(tmp_path, path.name, CameraSettings(), ())
     if not stays_open:
         monkeypatch.setattr("flatcal.io._OpenFiles.admit", lambda _: False)
@@ -309,14 +309,8 @@ def test_what_astropy_reads_is_of_one_file(
             read()
 
 
-@pytest.mark.parametrize("change", [*CHANGES, Path.unlink])
-@pytest.mark.parametrize("file", ["light1.fits", "flat1.fits", "dark1.fits"])
-def test_a_raw_file_that_changes_while_a_run_reads_it_fails_alone(
-    undisturbed, tmp_path, monkeypatch, file, change
-):
-    raw, out = tmp_path / "raw", tmp_path / "out"
-    shutil.copytree(undisturbed.raw, raw)
-    plan = plan_of(raw)
+def change_while_it_is_read(change, file, monkeypatch):
+    """Change a raw file when a run has read the first of its pixels; what was read, in a list."""
     read, done = RawFrame.stored_rows, []
 
     def read_and_change(frame, rows):
@@ -327,24 +321,86 @@ def test_a_raw_file_that_changes_while_a_run_reads_it_fails_alone(
         return pixels
 
     monkeypatch.setattr(RawFrame, "stored_rows", read_and_change)
+    return done
+
+
+def made_of(file, out):
+    """The outputs that name a raw file among their inputs."""
+    found = set()
+    for path in out.rglob("*.fits"):
+        header = fits.getheader(path)
+        inputs = [header[f"INF{number:04d}"] for number in range(1, header["NINPUT"] + 1)]
+        assert inputs
+        if file in inputs:
+            found.add(path.relative_to(out).as_posix())
+    return found
+
+
+MADE_OF = {
+    "light1.fits": {"science/science-light1.fits"},
+    "flat1.fits": {"flats/flat-flat1.fits", "masters/master_flat_V.fits"},
+    "dark1.fits": {"masters/master_dark_60s.fits"},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("file", MADE_OF)
+def test_a_raw_file_that_changes_while_a_run_reads_it_fails_alone(
+    undisturbed, tmp_path, monkeypatch, file, change
+):
+    raw, out, fresh = tmp_path / "raw", tmp_path / "out", tmp_path / "fresh"
+    shutil.copytree(undisturbed.raw, raw)
+    plan = plan_of(raw)
+    done = change_while_it_is_read(change, file, monkeypatch)
     result = run_plan(plan, out, jobs=2)
     assert done
-    if change is not Path.unlink:
-        # Of a file that goes while it is open, all can still be read.
-        (failed,) = result.failed
-        (error,) = failed.errors
-        assert failed.file == file
-        assert error.slug in ("file-changed", "file-broken" if change is shrink else "")
-        assert str(raw / file) in error.text
-        assert not (out / f"science/science-{file}").exists()
+    (failed,) = result.failed
+    (error,) = failed.errors
+    assert failed.file == file
+    assert error.slug in ("file-changed", "file-broken" if change is shrink else "")
+    assert str(raw / file) in error.text
+    # Nothing is made of it; masters are made of the others.
+    assert made_of(file, out) == set()
+    own = {name for name in MADE_OF[file] if not name.startswith("masters/")}
+    assert images(out).keys() == images_of(undisturbed).keys() - own
     assert not [path for path in out.rglob("*") if path.name.startswith(".")]
     monkeypatch.undo()
     # The next plan takes the file as it is now, and ends as if it had been so from the start.
     run_plan(plan_of(raw), out, jobs=2, overwrite=True)
-    run_plan(plan_of(raw), tmp_path / "fresh", jobs=2)
-    assert contents(out).keys() >= contents(tmp_path / "fresh").keys()
-    for name, content in contents(tmp_path / "fresh").items():
-        assert contents(out)[name] == content, name
+    run_plan(plan_of(raw), fresh, jobs=2)
+    assert made_of(file, fresh) == (set() if change is shrink else MADE_OF[file])
+    assert contents(out) == contents(fresh)
+
+
+@pytest.mark.parametrize("file", ["light1.fits", "dark1.fits"])
+def test_a_raw_file_that_is_deleted_while_it_is_open_is_read_to_its_end(
+    undisturbed, tmp_path, monkeypatch, file
+):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    shutil.copytree(undisturbed.raw, raw)
+    plan = plan_of(raw)
+    done = change_while_it_is_read(Path.unlink, file, monkeypatch)
+    result = run_plan(plan, out, jobs=2)
+    assert done
+    assert not (raw / file).exists()
+    assert result.failed == ()
+    assert images(out) == images_of(undisturbed)
+
+
+def test_a_raw_file_that_is_deleted_between_two_readings_is_left_out_of_the_second(
+    undisturbed, tmp_path, monkeypatch
+):
+    """A flat is read for its own output, and again for the master."""
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    shutil.copytree(undisturbed.raw, raw)
+    plan = plan_of(raw)
+    change_while_it_is_read(Path.unlink, "flat1.fits", monkeypatch)
+    (failed,) = run_plan(plan, out, jobs=2).failed
+    assert (failed.file, failed.errors[0].slug) == ("flat1.fits", "file-broken")
+    assert str(raw / "flat1.fits") in failed.errors[0].text
+    assert made_of("flat1.fits", out) == {"flats/flat-flat1.fits"}
+    flat = "flats/flat-flat1.fits"
+    assert images(out)[flat] == undisturbed.wanted[flat]
 
 
 @pytest.mark.parametrize("call", ["preadv", "fsync"])
