@@ -16,9 +16,10 @@ LEVELS = {"BIAS": (0.0, 1000), "DARK": (60.0, 1060), "FLAT": (2.0, 20_000), "LIG
 
 # Runs a night and tells what it took. The kernels are compiled, and all is loaded, by then.
 _RUN = """
-import json, resource, sys, threading, time
+import json, sys, threading, time
 from pathlib import Path
 from flatcal import build_plan, run_plan
+from load import peak_mb
 most, done = [0], threading.Event()
 def watch():
     while not done.wait(0.02):
@@ -34,10 +35,16 @@ print(json.dumps({
     "failed": len(result.failed),
     "made": len(result.made),
     "seconds": round(time.monotonic() - clock, 1),
-    "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    "peak_mb": peak_mb(),
     "most_files_open": most[0],
 }))
 """
+
+
+def peak_mb() -> int:
+    """The most memory that this process has had; `getrusage` tells that of its parent too."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) // 1024
 
 
 def write_frame(path: Path, kind: str, seed: int, shape: tuple[int, int]) -> Path:
@@ -71,6 +78,7 @@ def peak_of_a_run(raw: Path, out: Path, n_files: int, memory: int = 2**30) -> di
     """Run a night in a process that may open so many files; what it took."""
     done = subprocess.run(
         [sys.executable, "-c", _RUN, raw, out, str(memory)],
+        cwd=Path(__file__).parent,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (n_files, n_files)),
         capture_output=True, text=True, check=False,
     )  # fmt: skip
