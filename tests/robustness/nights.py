@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 SETTINGS = "[camera]\ngain_electron_per_adu=1.5\nread_noise_electron=6\n"
+PACKED = f"{SETTINGS}[output]\ncompress=true\nsplit_flat=true\n"
 
 
 def program(*words: object, **options: Any) -> subprocess.Popen[str]:
