@@ -24,6 +24,8 @@ from load import make_linked_night, make_small_night, peak_of_a_run
 from nights import PACKED, SETTINGS
 
 HERE = Path(__file__).parent
+# The limit of the arrays of a run of many frames, and what the program itself may take.
+MEMORY_MB, PROGRAM_MB = 1024, 300
 
 
 def start(script: str, *words: object) -> subprocess.Popen[str]:
@@ -88,8 +90,9 @@ def load(folder: Path, small: int, large: int) -> list[str]:
             continue
         make = make_linked_night if shape[0] > 1000 else make_small_night
         make(folder / "raw", n_frames, shape)
-        took = peak_of_a_run(folder / "raw", folder / "out", n_files=64)
-        word = "FAILED: " if took["failed"] else ""
+        took = peak_of_a_run(folder / "raw", folder / "out", 64, MEMORY_MB * 2**20)
+        is_bad = took["failed"] or took["peak_mb"] > MEMORY_MB + PROGRAM_MB
+        word = "FAILED: " if is_bad else ""
         lines.append(
             f"{word}load: {n_frames} frames {shape[0]} x {shape[1]} ({what}), --memory 1GiB, "
             f"ulimit -n 64: {took['seconds']} s, peak memory {took['peak_mb']} MB, at most "
