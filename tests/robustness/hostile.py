@@ -304,6 +304,12 @@ def try_batch(number: int, seed: int, sources: list[bytes], folder: Path) -> dic
     return slugs
 
 
+def make_work_folder() -> Path:
+    """A folder for `--work`, in memory where there is such a place."""
+    shm = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(prefix="flatcal-", dir=shm if shm.is_dir() else None))
+
+
 def main() -> int:
     """Try batches, print the figures as JSON; what fails is kept."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -311,13 +317,15 @@ def main() -> int:
     parser.add_argument("--batches", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "flatcal-fuzz")
+    parser.add_argument(
+        "--work", type=Path, help="folder to work in, its file 'batch' tells at what"
+    )
     chosen = parser.parse_args()
     faulthandler.enable()
     logging.disable(logging.CRITICAL)
     data = os.environ.get("FLATCAL_DATA")
     sources = seeds_of_mutation(Path(data) if data else None)
-    shm = Path("/dev/shm")
-    work = Path(tempfile.mkdtemp(prefix="flatcal-", dir=shm if shm.is_dir() else None))
+    work = chosen.work or make_work_folder()
     os.environ["FLATCAL_CACHE_DIR"] = str(work / "cache")
     try_batch(-1, chosen.seed, sources[:1], work / "warm-up")  # compiles what is used
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -326,6 +334,8 @@ def main() -> int:
     failed, slowest, started = [], 0.0, time.monotonic()
     for number in range(chosen.first, chosen.first + chosen.batches):
         folder, clock = work / str(number), time.monotonic()
+        # One that hangs ends the process.
+        (work / "batch").write_text(str(number))
         faulthandler.dump_traceback_later(LONGEST_S, exit=True)
         try:
             for slug, count in try_batch(number, chosen.seed, sources, folder).items():

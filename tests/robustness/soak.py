@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hostile import PER_BATCH, WARNINGS
+from hostile import PER_BATCH, WARNINGS, make_work_folder
 from load import make_linked_night, make_small_night, peak_of_a_run
 from nights import PACKED, SETTINGS
 
@@ -65,11 +65,23 @@ def fuzz(inputs: int, seed: int) -> list[str]:
     """Hostile files, in two processes."""
     n_batches = -(-inputs // PER_BATCH // 2)
     clock = time.monotonic()
-    started = [
-        start("hostile.py", "--first", i * n_batches, "--batches", n_batches, "--seed", seed)
-        for i in range(2)
-    ]
-    found = [finish(process) for process in started]
+    works = [make_work_folder() for _ in range(2)]
+    try:
+        started = [
+            start(
+                "hostile.py", "--first", i * n_batches, "--batches", n_batches, "--seed", seed,
+                "--work", work,
+            )
+            for i, work in enumerate(works)
+        ]  # fmt: skip
+        found = [finish(process) for process in started]
+        for part, work in zip(found, works, strict=True):
+            if "inputs" not in part:  # it ended in the middle of a batch
+                at = (work / "batch").read_text() if (work / "batch").exists() else "the first"
+                part["failed"] = [f"{text} in batch {at}" for text in part["failed"]]
+    finally:
+        for work in works:
+            shutil.rmtree(work, ignore_errors=True)
     failed = [f"FAILED: fuzz: {text}" for part in found for text in part["failed"]]
     slugs = sorted({slug for part in found for slug in part.get("slugs", ())})
     return [
