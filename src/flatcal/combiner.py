@@ -6,7 +6,6 @@ frame is multiplied by its scale, then outliers are rejected, then the rest is c
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -16,6 +15,7 @@ from astropy import stats
 from astropy.nddata import CCDData, StdDevUncertainty
 from numpy.typing import NDArray
 
+from flatcal.io import silencing
 from flatcal.kernels import reject
 from flatcal.kernels.combine import (
     MAD_TO_STD,
@@ -77,17 +77,30 @@ def clip_limit(threshold: float | None) -> float:
     return np.inf if threshold is None else abs(float(threshold))
 
 
+class _MaskIgnoredError(Exception):
+    """A function of numpy is about to look past a mask."""
+
+
+class _Heeded(np.ma.MaskedArray[Any, Any]):
+    """A masked array that raises `_MaskIgnoredError` where another one only warns."""
+
+    def partition(self, *_: Any, **__: Any) -> Any:
+        """What medians and percentiles begin with."""
+        raise _MaskIgnoredError
+
+    argpartition = partition
+
+
 def scale_of_frame(function: Function, frame: Any) -> float:
     """Scale that a function gives to a frame with masked pixels.
 
-    numpy's median looks past a mask, with a warning; it gets the good pixels alone.
+    numpy's median looks past a mask, with a warning; it gets the good pixels alone. To make an
+    error of the warning would change the filters of all threads.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", ".*will ignore the 'mask'", UserWarning)
-        try:
-            scale = function(frame)
-        except UserWarning:
-            scale = function(frame.compressed())
+    try:
+        scale = function(frame.view(_Heeded) if np.ma.isMaskedArray(frame) else frame)
+    except _MaskIgnoredError:
+        scale = function(frame.compressed())
     if not np.isfinite(scale):
         raise ValueError(f"scale function {function!r} gives {scale}; it must be finite")
     return float(scale)
@@ -310,18 +323,19 @@ class Combiner:
             return
         scaled = self._scaled(None)
         has_mask = scaled.mask.any()
-        clipped = stats.sigma_clip(
-            scaled if has_mask else scaled.data,
-            sigma_lower=clip_limit(low_thresh),
-            sigma_upper=clip_limit(high_thresh),
-            maxiters=kwd.get("maxiters", 1),
-            axis=kwd.get("axis", 0),
-            grow=kwd.get("grow", False),
-            cenfunc=center,
-            stdfunc=spread,
-            masked=True,
-            copy=has_mask or bool(kwd),
-        )
+        with silencing(RuntimeWarning):  # as sigma_clip does, but without a lock
+            clipped = stats.sigma_clip(
+                scaled if has_mask else scaled.data,
+                sigma_lower=clip_limit(low_thresh),
+                sigma_upper=clip_limit(high_thresh),
+                maxiters=kwd.get("maxiters", 1),
+                axis=kwd.get("axis", 0),
+                grow=kwd.get("grow", False),
+                cenfunc=center,
+                stdfunc=spread,
+                masked=True,
+                copy=has_mask or bool(kwd),
+            )
         self._reject(np.ma.getmaskarray(clipped))
 
     def median_combine(
@@ -490,6 +504,5 @@ class Combiner:
 @contextmanager
 def _empty_pixels_allowed() -> Iterator[None]:
     """Silence what numpy says of pixels without any good value: they are masked."""
-    with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
-        warnings.simplefilter("ignore", RuntimeWarning)
+    with silencing(RuntimeWarning), np.errstate(invalid="ignore", divide="ignore"):
         yield

@@ -14,7 +14,7 @@ import re
 import resource
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory
@@ -348,14 +348,21 @@ def decode(stored: Array, dtype: Any) -> Array:
 
 
 @contextmanager
-def quiet_astropy() -> Iterator[None]:
-    """No warnings about odd headers: planning has named what matters of them already.
+def silencing(category: type[Warning]) -> Iterator[None]:
+    """No warnings of that kind.
 
-    One thread at a time, because the filters of warnings belong to the whole process.
+    One thread at a time, because the filters of warnings belong to the whole process: two that
+    change them at once can leave them changed for good. All of flatcal that changes them does so
+    here.
     """
     with _WARNINGS_LOCK, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore", category)
         yield
+
+
+def quiet_astropy() -> AbstractContextManager[None]:
+    """No warnings about odd headers: planning has named what matters of them already."""
+    return silencing(Warning)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Mapping, MutableMapping, Sequence
 from numbers import Real
 from typing import Any, Final
@@ -12,6 +11,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from flatcal.cards import is_iso_date
+from flatcal.io import quiet_astropy
 
 _ABSENT: Final = object()
 # Cards of a WCS that astropy keeps in the header as well, because they tell more than the WCS.
@@ -62,9 +62,7 @@ def wcs_of_header(header: Mapping[str, Any]) -> Any:
     """World coordinates that a FITS header describes, None when it has none."""
     if "CTYPE1" not in header:
         return None
-    with warnings.catch_warnings():
-        # Repairs of non-standard dates and the like do not matter here.
-        warnings.simplefilter("ignore")
+    with quiet_astropy():  # repairs of non-standard dates and the like do not matter here
         return WCS(header)
 
 

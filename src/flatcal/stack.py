@@ -17,6 +17,7 @@ from astropy.nddata import CCDData
 from numpy.typing import NDArray
 
 from flatcal.errors import FrameError
+from flatcal.io import silencing
 from flatcal.merge import wcs_of_header
 
 Array = NDArray[Any]
@@ -189,7 +190,8 @@ def _unit(unit: Any, header: fits.Header, path: Path) -> Any:
     if isinstance(text, str) and text.strip().lower() == "adu":
         return u.adu
     try:
-        return u.Unit(text)
+        with silencing(u.UnitsWarning):  # astropy changes filters to parse a unit
+            return u.Unit(text)
     except ValueError as error:
         raise FrameError(
             "bad-unit", f"BUNIT {text!r} in {path} is not a unit; pass unit= to combine"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import OptimizeWarning, curve_fit
 
+from flatcal.io import silencing
 from flatcal.photon_transfer.point import PhotonTransferPoint
 
 Array = NDArray[Any]
@@ -210,9 +210,8 @@ def _fit_brighter_fatter(points: Sequence[PhotonTransferPoint], start: _Fit) -> 
         return result
 
     try:
-        with warnings.catch_warnings():
-            # Points of one level give no covariance; that is seen below.
-            warnings.simplefilter("ignore", OptimizeWarning)
+        # Points of one level give no covariance; that is seen below.
+        with silencing(OptimizeWarning):
             (k, bend), covariance = curve_fit(
                 model, level, variance, (start.k, 0.0), sigma=error, absolute_sigma=True
             )

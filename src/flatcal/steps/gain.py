@@ -10,6 +10,7 @@ import numpy as np
 from astropy import units as u
 from astropy.nddata import CCDData, StdDevUncertainty
 
+from flatcal.io import silencing
 from flatcal.state import refuse_misfit
 from flatcal.steps import _arithmetic as arithmetic
 from flatcal.steps._logging import AddKeyword, logged, record_done
@@ -78,7 +79,8 @@ def _gain_of(ccd: CCDData, gain: Any, gain_unit: Any) -> tuple[float, Any]:
     if isinstance(gain, u.Quantity) and gain.isscalar:
         return float(gain.value), gain.unit
     if isinstance(gain, Number) and not isinstance(gain, complex):
-        unit = u.dimensionless_unscaled if gain_unit is None else u.Unit(gain_unit)
+        with silencing(u.UnitsWarning):  # astropy changes filters to parse a unit
+            unit = u.dimensionless_unscaled if gain_unit is None else u.Unit(gain_unit)
         return float(gain), unit  # type: ignore[arg-type]
     raise TypeError(f"gain must be one number, a Quantity or a Keyword, not {gain!r}")
 
