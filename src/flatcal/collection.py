@@ -26,7 +26,7 @@ from astropy.table import Table
 from flatcal.cards import HeaderCards, Value, columns_of
 from flatcal.errors import FlatcalError, FlatcalWarning
 from flatcal.header_cache import remembered_headers
-from flatcal.headers import FITS_SUFFIXES, is_fits, read_header_cards, scan_hdus
+from flatcal.headers import FITS_SUFFIXES, is_fits, open_file, read_header_cards, scan_hdus
 from flatcal.text import one_line
 
 logger = logging.getLogger(__name__)
@@ -335,6 +335,7 @@ class ImageFileCollection:
     ) -> Iterator[Any]:
         scaling = {"do_not_scale_image_data": do_not_scale_image_data}
         for path in self._paths(regex_match, kwd):
+            open_file(path).close()  # astropy would wait for ever at a pipe
             # The file is closed before the loop's body runs, which may stop half way.
             item = _read_part(part, path, self._ext, scaling)
             yield (item, path.name) if return_fname else item
@@ -353,6 +354,7 @@ class ImageFileCollection:
         filters: dict[str, Any],
     ) -> Iterator[Any]:
         for path in self._paths(regex_match, filters):
+            open_file(path).close()
             arguments = {"hdu": self._ext, **ccd_kwargs}
             if arguments.get("unit") is None and _lacks_unit(path, self._ext):
                 arguments["unit"] = "adu"

@@ -16,8 +16,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from flatcal.errors import ConfigError
+from flatcal.errors import ConfigError, FrameError
 from flatcal.frame import LinearityCurve
+from flatcal.headers import open_file
 
 Array = NDArray[Any]
 
@@ -100,11 +101,14 @@ def read_table(path: str) -> tuple[Array, str]:
 def _read_table(path: str, _mtime_ns: int) -> tuple[Array, str]:
     told = f"linearity_table = {path}"
     try:
-        lines = Path(path).read_text(encoding="utf-8").replace(",", " ").splitlines()
+        with open_file(Path(path)) as file:
+            lines = file.read().decode().replace(",", " ").splitlines()
         rows = [line.split() for line in lines if line.strip() and not line.startswith("#")]
         if rows and not _is_number(rows[0][0]):
             del rows[0]
         points = np.array(rows, np.float64)
+    except FrameError as error:
+        raise _no_curve(f"linearity_table: {error.text}") from error
     except ValueError as error:
         raise _no_curve(f"{told} is no table of numbers: {error}") from error
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 2:

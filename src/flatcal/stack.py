@@ -17,6 +17,7 @@ from astropy.nddata import CCDData
 from numpy.typing import NDArray
 
 from flatcal.errors import FrameError
+from flatcal.headers import open_file
 from flatcal.io import silencing
 from flatcal.merge import wcs_of_header
 
@@ -78,6 +79,7 @@ class FileSource:
         hdu_mask: str | None = "MASK",
         **open_options: Any,
     ) -> None:
+        open_file(path.expanduser()).close()  # astropy would wait for ever at a pipe
         hdus = files.enter_context(fits.open(path, **open_options))
         image, self.header = _find_image(hdus, hdu, path)
         self.name = str(path)

@@ -9,7 +9,9 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
+from threading import Event, Thread
 
 import hostile
 import numpy as np
@@ -20,12 +22,15 @@ from hypothesis import strategies as st
 from kills import contents
 from nights import program
 
-from flatcal import ImageFileCollection
+from flatcal import ImageFileCollection, combine, open_library
 from flatcal.camera import CameraSettings
+from flatcal.engine.master_files import require_unchanged
 from flatcal.engine.run import run_plan
-from flatcal.errors import MESSAGES, OutputError
+from flatcal.engine.user_mask import load_user_mask
+from flatcal.errors import MESSAGES, FlatcalError, OutputError
 from flatcal.facts import read_frames
 from flatcal.headers import is_fits
+from flatcal.linearity_curve import read_table
 from flatcal.plan import load_plan
 from flatcal.planning import build_plan
 from flatcal.recipe import Config, OutputSettings
@@ -324,6 +329,54 @@ def test_a_pipe_in_place_of_a_planned_file_is_not_waited_for(night, tmp_path):
     os.mkfifo(night / "s.fits")
     (failed,) = run_plan(plan, tmp_path / "out").failed
     assert (failed.file, failed.errors[0].slug) == ("s.fits", "file-broken")
+
+
+@pytest.fixture
+def pipe(tmp_path):
+    """A pipe; who waits for it is released after a while, to be told by a wrong error."""
+    path, done = tmp_path / "pipe.fits", Event()
+    os.mkfifo(path)
+
+    def release():
+        while not done.wait(10):
+            with suppress(OSError):
+                os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
+
+    thread = Thread(target=release)
+    thread.start()
+    yield path
+    done.set()
+    thread.join()
+
+
+def slug_of(function, *values):
+    with pytest.raises(FlatcalError) as caught:
+        function(*values)
+    return caught.value.slug
+
+
+def test_a_pipe_is_not_waited_for_by_the_functions_for_notebooks(pipe):
+    assert slug_of(combine, [str(pipe)]) == "file-broken"
+    pipe.rename(pipe.with_name("away"))
+    pipe.write_bytes(NIGHT["s.fits"])
+    collection = ImageFileCollection(pipe.parent, filenames=[pipe.name])
+    pipe.with_name("away").rename(pipe)
+    for loop in (collection.ccds, collection.hdus, collection.headers, collection.data):
+        assert slug_of(next, loop()) == "file-broken"
+
+
+def test_a_pipe_is_not_waited_for_as_mask_or_table_or_in_a_library(pipe, night, tmp_path):
+    assert slug_of(load_user_mask, str(pipe)) == "bad-pixel-mask"
+    assert slug_of(read_table, str(pipe)) == "linearity-curve"
+    run_plan(build_plan(night), tmp_path / "out")
+    master = next((tmp_path / "out/masters").iterdir())
+    with open_library(tmp_path / "masters.sqlite") as library:
+        stored = library.add(master)
+        assert slug_of(library.add, pipe) == "file-broken"
+        Path(stored.path).unlink()
+        Path(stored.path).symlink_to(pipe)
+        assert slug_of(library.verify, stored.id) == "library"
+    assert slug_of(require_unchanged, stored) == "library"
 
 
 # -- names -------------------------------------------------------------------------------

@@ -117,8 +117,10 @@ def require_unchanged(stored: StoredMaster) -> None:
         It names the file.
     """
     try:
-        with Path(stored.path).open("rb") as file:
-            digest = file_digest(file, "sha256").hexdigest()
+        with open_file(Path(stored.path)) as file:
+            digest = file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    except FrameError as error:
+        raise FrameError("library", f"{error.text}; retire {stored.id}") from error
     except OSError as error:
         raise FrameError(
             "library", f"{stored.path} cannot be read: {error.strerror}; retire {stored.id}"

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from astropy.io import fits
 from numpy.typing import NDArray
 
 from flatcal.errors import ConfigError, FrameError
 from flatcal.extension import plane_key
+from flatcal.io import open_fits
 from flatcal.section import Section, assemble_sections, shape_of_sections
 
 Array = NDArray[Any]
@@ -102,12 +102,14 @@ def load_user_mask(path: str | None) -> UserMask | None:
     if path is None:
         return None
     try:
-        with fits.open(path, memmap=False) as hdus:
+        with open_fits(Path(path)) as hdus:
             images = {
                 (hdu.name or f"EXT{number}", hdu.ver): hdu.data
                 for number, hdu in enumerate(hdus)
                 if hdu.is_image and hdu.data is not None
             }
+    except FrameError as error:
+        raise ConfigError("bad-pixel-mask", error.text) from error
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError("bad-pixel-mask", f"{path} cannot be read: {error}") from error
     if not images or any(image.ndim != 2 for image in images.values()):

@@ -8,7 +8,8 @@ import shutil
 from pathlib import Path
 from uuid import uuid4
 
-from flatcal.errors import BrokenFileError, FlatcalError
+from flatcal.errors import BrokenFileError, FlatcalError, FrameError
+from flatcal.headers import open_file
 
 
 def hash_file(path: Path) -> str:
@@ -20,8 +21,10 @@ def hash_file(path: Path) -> str:
         When it cannot be read (file-broken).
     """
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        with open_file(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    except FrameError as error:
+        raise BrokenFileError(error.slug, error.text, path) from error
     except OSError as error:
         raise BrokenFileError(
             "file-broken", f"{path} cannot be read: {error.strerror or error}", path
@@ -63,7 +66,7 @@ def keep_copy(source: Path, sha256: str, target: Path) -> None:
     try:
         if target.is_file() and hash_file(target) == sha256:
             return
-        with source.open("rb") as original, part.open("xb") as copy:
+        with open_file(source) as original, part.open("xb") as copy:
             shutil.copyfileobj(original, copy, 1 << 20)
             copy.flush()
             # The row that refers to the file must not outlive it.
