@@ -83,6 +83,21 @@ def add_checksums(header: fits.Header, data_sum: int, n_bytes: int) -> bytes:
     return b"".join((before, f"CHECKSUM= '{total}'".encode(), after))
 
 
+def is_sound(header: bytes, data_sum: int) -> bool:
+    """Whether header and data together have the sum that CHECKSUM gives them: all ones.
+
+    Parameters
+    ----------
+    header : bytes
+        As it stands in the file, in whole blocks.
+    data_sum : int
+        Sum over the data unit.
+    """
+    running = RunningSum()
+    running.add(np.frombuffer(header, np.uint8))
+    return _ones_complement(running.value + data_sum) == _ALL_ONES
+
+
 def _ones_complement(total: int) -> int:
     return (total & _ALL_ONES) + (total >> 32)
 

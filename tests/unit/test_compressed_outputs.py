@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import subprocess
 
@@ -14,7 +15,8 @@ from test_engine import SETTINGS, run, slugs_of_failures, states
 
 import flatcal.fits_writer
 from flatcal.collection import ImageFileCollection
-from flatcal.errors import OutputError
+from flatcal.engine.master_files import load_master
+from flatcal.errors import BrokenFileError, OutputError
 from flatcal.fits_writer import write_image
 from flatcal.library import open_library
 from flatcal.report.page import write_report
@@ -120,6 +122,66 @@ def test_a_damaged_master_is_not_used(night, tmp_path):
         file.write(b"\x00\xff\x00")
     (out / "science/science-sg.fits.fz").unlink()
     assert slugs_of_failures(run(night, out, PACKED))["sg.fits"] == ["file-broken"]
+
+
+def unit_of(path, index):
+    """Where header and data of a unit begin."""
+    with fits.open(path, disable_image_compression=True) as hdus:
+        about = hdus[index].fileinfo()
+        return about["hdrLoc"], about["datLoc"]
+
+
+def flip_unit(path, index):
+    """One bit of the text of BUNIT."""
+    start, _ = unit_of(path, index)
+    content = bytearray(path.read_bytes())
+    place = content.index(b"BUNIT   = '", start) + len("BUNIT   = '")
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def remove_card(path, index, keyword):
+    start, _ = unit_of(path, index)
+    content = path.read_bytes()
+    place = content.index(keyword.ljust(8).encode() + b"=", start)
+    path.write_bytes(content[:place] + b" " * 80 + content[place + 80 :])
+
+
+@pytest.mark.parametrize(("text", "suffix"), [("", ""), (PACKED, ".fz")], ids=["plain", "packed"])
+@pytest.mark.parametrize("plane", [0, 1], ids=["PRIMARY", "UNCERT"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip_unit,
+        lambda path, index: remove_card(path, index, "DATASUM"),
+        lambda path, index: remove_card(path, index, "CHECKSUM"),
+    ],
+    ids=["bit", "DATASUM", "CHECKSUM"],
+)
+def test_a_master_whose_header_was_changed_is_not_used(
+    night, tmp_path, damage, plane, text, suffix
+):
+    out = tmp_path / "out"
+    run(night, out, text)
+    damage(out / f"masters/master_flat_g.fits{suffix}", plane + bool(suffix))
+    (out / f"science/science-sg.fits{suffix}").unlink()
+    assert slugs_of_failures(run(night, out, text))["sg.fits"] == ["file-broken"]
+
+
+def test_a_master_of_the_library_may_lack_its_checksums(night, tmp_path):
+    """The library has the SHA-256 of the file; but what is there must be right."""
+    run(night, tmp_path / "out")
+    path = tmp_path / "out/masters/master_bias.fits"
+    for index, keyword in itertools.product(range(3), ("CHECKSUM", "DATASUM")):
+        remove_card(path, index, keyword)
+    with open_library(tmp_path / "masters.sqlite") as library:
+        stored = library.add(path)
+        assert load_master(path, "", np.float32, None, stored).data.shape
+        with pytest.raises(BrokenFileError, match="DATASUM of PRIMARY is missing"):
+            load_master(path, "", np.float32, None)
+    flip_unit(tmp_path / "out/masters/master_flat_g.fits", 0)
+    with pytest.raises(BrokenFileError, match=f"retire {stored.id}"):
+        load_master(tmp_path / "out/masters/master_flat_g.fits", "", np.float32, 1.0, stored)
 
 
 def test_a_disk_that_is_full_leaves_nothing(tmp_path, monkeypatch):

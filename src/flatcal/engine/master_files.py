@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from flatcal.engine.masters import Master, make_master
 from flatcal.errors import BrokenFileError, FrameError
-from flatcal.fits_checksum import RunningSum
+from flatcal.fits_checksum import RunningSum, is_sound
+from flatcal.fits_writer import whole_blocks
 from flatcal.headers import HduInfo, open_file, scan_hdus
 from flatcal.io import naming, open_fits
 from flatcal.storage import Place
@@ -26,14 +27,25 @@ _STORED: Final[dict[int, np.dtype[Any]]] = {
     16: np.dtype(">i2"),
 }
 
+# Answers of `verify_datasum` and `verify_checksum` of astropy.
+_SOUND: Final = 1
+_ABSENT: Final = 2
+
 # Bytes that are read, summed and swapped while they are in a near cache.
 _PIECE_BYTES: Final = 1 << 19
 
 
-def load_master(path: Place, lost_bias: str, dtype: Any, zero: float | None) -> Master:
+def load_master(
+    path: Place,
+    lost_bias: str,
+    dtype: Any,
+    zero: float | None,
+    stored: StoredMaster | None = None,
+) -> Master:
     """Read a master that has been written, now or by an earlier run.
 
-    The checksums of what is read are verified, for it bears on every frame that it calibrates.
+    The checksums of what is read, header and pixels, are verified, for it bears on every frame
+    that it calibrates.
 
     Parameters
     ----------
@@ -43,6 +55,9 @@ def load_master(path: Place, lost_bias: str, dtype: Any, zero: float | None) -> 
         As for `make_master`.
     dtype : dtype
         Of the values and their standard deviation.
+    stored : StoredMaster, optional
+        The master of the library that it is. It may lack checksums, which other programs drop: the
+        library has the SHA-256 of the file.
 
     Raises
     ------
@@ -51,35 +66,60 @@ def load_master(path: Place, lost_bias: str, dtype: Any, zero: float | None) -> 
     """
     types = {"PRIMARY": dtype, "UNCERT": dtype, "FLAGS": np.uint16}
     with naming(path):
-        hdus = {str(hdu.cards.get("EXTNAME", "PRIMARY")): hdu for hdu in scan_hdus(path)}
+        units, start = {}, 0
+        for hdu in scan_hdus(path):
+            name = str(hdu.cards.get("EXTNAME", "PRIMARY"))
+            units[name] = name, hdu, start
+            start = hdu.data_offset + whole_blocks(hdu.data_bytes)
         planes = {
-            name: _read_plane(path, name, hdus[name], kind)
-            for name, kind in types.items()
-            if name in hdus
+            name: _read_plane(path, *units[name], types[name], stored)
+            for name in types
+            if name in units
         }
         return make_master(
             planes["PRIMARY"], planes.get("UNCERT"), planes["FLAGS"], lost_bias, zero
         )
 
 
-def _read_plane(path: Place, name: str, hdu: HduInfo, dtype: Any) -> Array:
-    stored = _STORED.get(int(str(hdu.cards["BITPIX"])))
-    if stored is None or hdu.compressed or hdu.zipped or "BZERO" in hdu.cards:
-        # Its sum is that of the pixels as they are stored, packed or not.
+def _read_plane(
+    path: Place, name: str, hdu: HduInfo, start: int, dtype: Any, library: StoredMaster | None
+) -> Array:
+    """The pixels of a unit, which begins at byte `start`, if they and the header are sound."""
+    kind = _STORED.get(int(str(hdu.cards["BITPIX"])))
+    if kind is None or hdu.compressed or hdu.zipped or "BZERO" in hdu.cards:
+        # The sums are those of what is stored, packed or not.
         with open_fits(path, disable_image_compression=True) as hdus:
-            if hdus[hdu.index].verify_datasum() == 0:
-                raise _damaged(path, name)
+            unit = hdus[hdu.index]
+            _require_sound(path, name, unit.verify_datasum(), unit.verify_checksum(), library)
         with open_fits(path) as hdus:
             return np.ascontiguousarray(hdus[hdu.index].data, dtype)
     shape = int(str(hdu.cards["NAXIS2"])), int(str(hdu.cards["NAXIS1"]))
-    pixels = np.empty(shape, stored.newbyteorder("="))
+    pixels = np.empty(shape, kind.newbyteorder("="))
     with open_file(path, buffering=0) as file:
-        file.seek(hdu.data_offset)
+        file.seek(start)
+        header = file.read(hdu.data_offset - start)
         found = _read_and_swap(file, pixels.reshape(-1))
-    told = str(hdu.cards.get("DATASUM", found)).strip()
-    if told != str(found):
-        raise _damaged(path, name)
+    told = hdu.cards.get("DATASUM")
+    of_data = _ABSENT if told is None else int(str(told).strip() == str(found))
+    of_all = int(is_sound(header, found)) if "CHECKSUM" in hdu.cards else _ABSENT
+    _require_sound(path, name, of_data, of_all, library)
     return pixels.view(np.uint16) if dtype is np.uint16 else pixels.astype(dtype, copy=False)
+
+
+def _require_sound(
+    path: Place, name: str, of_data: int, of_all: int, library: StoredMaster | None
+) -> None:
+    """Refuse a plane by what `verify_datasum` and `verify_checksum` of astropy say of it."""
+    allowed = {_SOUND} if library is None else {_SOUND, _ABSENT}
+    for card, answer in (("DATASUM", of_data), ("CHECKSUM", of_all)):
+        if answer not in allowed:
+            wrong = "is missing" if answer == _ABSENT else "is another"
+            remedy = "remove the file and run again" if library is None else f"retire {library.id}"
+            raise BrokenFileError(
+                "file-broken",
+                f"{path} is not as it was written ({card} of {name} {wrong}); {remedy}",
+                path,
+            )
 
 
 def _read_and_swap(file: IO[bytes], pixels: Array) -> int:
@@ -97,15 +137,6 @@ def _read_and_swap(file: IO[bytes], pixels: Array) -> int:
         total.add(content)
         piece.byteswap(inplace=True)
     return total.value
-
-
-def _damaged(path: Place, name: str) -> BrokenFileError:
-    return BrokenFileError(
-        "file-broken",
-        f"the pixels of {path} are not those that were written (DATASUM of {name}); remove the "
-        "file and run again",
-        path,
-    )
 
 
 def require_unchanged(stored: StoredMaster) -> None:

@@ -45,7 +45,7 @@ class MasterSource:
         """Read it, if it is what it was; see `load_master`."""
         if self.stored is not None:
             require_unchanged(self.stored)
-        return load_master(self.path, self.lost_bias, dtype, self.zero)
+        return load_master(self.path, self.lost_bias, dtype, self.zero, self.stored)
 
 
 class MasterShelf:
