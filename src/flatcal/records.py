@@ -6,8 +6,8 @@ from enum import StrEnum
 from typing import Final, Literal
 
 from flatcal.camera import Strict
-from flatcal.file_status import FileStatus
 from flatcal.frame import Caveat, Kind
+from flatcal.user_cache import Stamp
 
 # The page of a run, in its output folder.
 REPORT: Final = "report.html"
@@ -54,17 +54,32 @@ class Outcome(Strict):
 
 
 class InputRecord(Strict):
-    """A raw file as it was when it was read, so that a later run need not read it again."""
+    """A raw file as it was when it was read, so that a later run need not read it again.
+
+    Attributes
+    ----------
+    size_bytes, mtime_ns : int
+        Size and time of its last change.
+    ctime_ns, inode : int
+        Time of the last change of anything about it, and its number in the file system, as
+        `flatcal.user_cache.stamp_of` tells them; 0 in records of flatcal that had none.
+    etag : str
+        Tag that a server gave to its content.
+    sha256 : str
+        Of its content.
+    """
 
     size_bytes: int
     mtime_ns: int
+    ctime_ns: int = 0
+    inode: int = 0
     etag: str = ""
     sha256: str
 
     @property
-    def stamp(self) -> FileStatus:
+    def stamp(self) -> Stamp:
         """What tells whether the file is as it was."""
-        return FileStatus(self.size_bytes, self.mtime_ns, self.etag)
+        return self.size_bytes, self.mtime_ns, self.ctime_ns, self.inode
 
 
 class ProductRecord(Strict):

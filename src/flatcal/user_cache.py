@@ -46,13 +46,22 @@ def stamp_of(path: StrPath, known: FileStatus | None = None) -> Stamp:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
 
 
-def is_settled(stamp: Stamp) -> bool:
-    """Whether the next change of a file would show in its stamp.
+def is_settled(stamp: Stamp, read_ns: int | None = None) -> bool:
+    """Whether a change of a file after it was read would show in its stamp.
 
-    The clock of its file system might not tell it from one within the last two seconds (as with
+    The clock of its file system might not tell it from one within the two seconds before (as with
     git's index).
+
+    Parameters
+    ----------
+    stamp : tuple of int
+        Of the file.
+    read_ns : int, optional
+        When it was read, in nanoseconds, or before; now by default.
     """
-    return max(stamp[1], stamp[2]) < time.time_ns() - SETTLED_NS
+    if read_ns is None:
+        read_ns = time.time_ns()
+    return max(stamp[1], stamp[2]) < read_ns - SETTLED_NS
 
 
 def find_place(folder: StrPath, purpose: str, what: str = "") -> Path | None:

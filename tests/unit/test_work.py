@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -79,6 +80,8 @@ class Work:
 def work(monkeypatch):
     """Counts of what is done to raw files and masters; nothing that is computed is replaced."""
     done = Work()
+    # Files that a test has just written count as settled.
+    monkeypatch.setattr("flatcal.user_cache.SETTLED_NS", -(10**12))
 
     def before(owner, name, note):
         real = getattr(owner, name)
@@ -115,6 +118,41 @@ def test_each_file_is_hashed_once_and_never_again(night, tmp_path, work, text):
     assert Counter(work.hashed) == dict.fromkeys(EVERYTHING, 1)
     assert work.run(night, tmp_path / "out", text).failed == ()
     work.assert_none()
+
+
+def test_a_file_that_was_changed_just_before_it_was_read_is_hashed_again(
+    night, tmp_path, work, monkeypatch
+):
+    """Another change might not show in its times; the record stays what it is."""
+    first = work.run(night, tmp_path / "out")
+    monkeypatch.setattr("flatcal.user_cache.SETTLED_NS", 2 * 10**9)
+    again = work.run(night, tmp_path / "out")
+    assert Counter(work.hashed) == dict.fromkeys(EVERYTHING, 1)
+    assert again.made == ()
+    assert again.record == first.record
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["written into", "replaced"])
+def test_a_change_with_the_same_size_and_time_is_seen(night, tmp_path, work, replaced):
+    work.run(night, tmp_path / "out")
+    path = night / "sg.fits"
+    status, content = path.stat(), bytearray(path.read_bytes())
+    content[-5000] ^= 1
+    target = night.parent / "other" if replaced else path
+    target.write_bytes(content)
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+    target.replace(path)
+    assert work.run(night, tmp_path / "out").made == ("science/science-sg.fits",)
+
+
+def test_a_folder_that_was_copied_is_hashed_and_nothing_is_made(night, tmp_path, work):
+    out, copy = tmp_path / "out", tmp_path / "copy"
+    work.run(night, out)
+    shutil.copytree(night, copy)  # with the times of the files
+    night.rename(tmp_path / "away")
+    copy.rename(night)
+    assert work.run(night, out).made == ()
+    assert Counter(work.hashed) == dict.fromkeys(EVERYTHING, 1)
 
 
 def test_only_a_file_that_was_touched_is_hashed_again(night, tmp_path, work):

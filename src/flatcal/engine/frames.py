@@ -23,9 +23,10 @@ from flatcal.errors import FlatcalError, StorageError
 from flatcal.extension import file_of
 from flatcal.fits_writer import ImageWriter
 from flatcal.frame import Caveat
-from flatcal.io import RawFrame, owning_up
+from flatcal.io import RawFrame, naming, owning_up
 from flatcal.plan import FramePlan
 from flatcal.records import InputRecord, ProductRecord
+from flatcal.user_cache import Stamp, stamp_of
 
 logger = logging.getLogger(__name__)
 
@@ -162,6 +163,7 @@ class FrameWork:
         self.task = task
         self.frame = task.frame
         self.record = task.record
+        self._stamp: Stamp | None = None
 
     def do(self) -> FrameDone:
         """Do the task."""
@@ -172,22 +174,41 @@ class FrameWork:
             return self._find_level()
         return self._current() or self._write()
 
-    def _know(self, raw: RawFrame) -> bool:
+    def _open(self) -> RawFrame:
+        """The raw file, open.
+
+        Its stamp is of before: that of a file which takes its place now is never taken for its own.
+        """
+        frame, setting = self.frame, self.bench.setting
+        assert frame.storage is not None
+        path = setting.raw_folder / file_of(frame.file)
+        with naming(path):
+            self._stamp = stamp_of(path, frame.storage.stamp)
+        return open_raw(setting, frame)
+
+    def _know(self) -> bool:
         """Whether the hash of the open file is known, from this run or an earlier one."""
         earlier = self.task.earlier
-        if self.record is None and earlier and earlier.stamp == raw.storage.stamp:
+        if self.record is None and earlier and earlier.stamp == self._stamp:
             self.record = earlier
         return self.record is not None
 
     def _keep(self, raw: RawFrame) -> None:
         """Keep the hash of the open file; what has not been hashed yet is read."""
-        if not self._know(raw):
-            self.record = InputRecord(**raw.storage.stamp._asdict(), sha256=raw.sha256())
+        if not self._know():
+            assert self._stamp is not None
+            self.record = InputRecord(
+                **dict(
+                    zip(("size_bytes", "mtime_ns", "ctime_ns", "inode"), self._stamp, strict=True)
+                ),
+                etag=raw.storage.etag,
+                sha256=raw.sha256(),
+            )
 
     def hash(self) -> None:
         """Hash the raw file, unless that is known."""
         if self.record is None:
-            with open_raw(self.bench.setting, self.frame) as raw:
+            with self._open() as raw:
                 self._keep(raw)
 
     def _find_level(self) -> FrameDone:
@@ -239,7 +260,7 @@ class FrameWork:
         frame, setting, (header, dtypes) = self.frame, self.bench.setting, layout
         assert frame.kind is not None
         # Closed before the output gets its name: closing tells whether the file has changed.
-        with open_raw(setting, frame) as raw:
+        with self._open() as raw:
 
             def take(data: Any, std: Any, bad: Any, flags: Any) -> None:
                 self.bench.store.leave()
@@ -251,7 +272,7 @@ class FrameWork:
                 }
                 writer.write(*(planes[name] for name in dtypes))
 
-            hashed = not self._know(raw)
+            hashed = not self._know()
             looks = any(step.name == "find_cosmic_rays" for step in frame.steps)
             calibrate = calibrate_and_find if looks else calibrate_frame
             found = calibrate(

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ from flatcal.plan import Plan
 from flatcal.recipe import OUTPUT_SUFFIXES
 from flatcal.records import InputRecord, ProductRecord, RunRecord
 from flatcal.storage import Place, RemotePath, lie_in_one_another, status_of
+from flatcal.user_cache import is_settled
 
 logger = logging.getLogger(__name__)
 
@@ -126,10 +128,16 @@ class OutputStore:
         return cls(out, overwrite=overwrite, previous=_previous_record(out), leave=leave)
 
     def known_input(self, raw: str, file: str) -> InputRecord | None:
-        """A raw file as the earlier run read it, if it was in the same folder."""
+        """A raw file as the earlier run read it, if it was in the same folder.
+
+        One that had been changed just before is not known: another change might not show.
+        """
         if self.previous is None or self.previous.raw != raw:
             return None
-        return self.previous.inputs.get(file)
+        record = self.previous.inputs.get(file)
+        if record is None or record.etag:
+            return record
+        return record if is_settled(record.stamp, _started_ns(self.previous)) else None
 
     def known_failures(self, slug: str, inputs: Mapping[str, InputRecord]) -> dict[str, Caveat]:
         """Errors of that slug in the earlier run, of files that have not changed since."""
@@ -355,6 +363,14 @@ def _previous_record(out: Place) -> RunRecord | None:
         return RunRecord.model_validate_json((out / "run.json").read_bytes())
     except (OSError, ValidationError, json.JSONDecodeError):
         return None
+
+
+def _started_ns(record: RunRecord) -> int:
+    """When a run began: before it read its inputs; 0 if that cannot be told."""
+    try:
+        return int(datetime.fromisoformat(record.started).timestamp()) * 10**9
+    except (ValueError, OverflowError):
+        return 0
 
 
 def cards_of_description(file: str) -> int:
