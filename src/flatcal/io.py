@@ -428,7 +428,7 @@ def replacing(path: Place) -> Iterator[Path]:
             with awaiting(path):
                 _sync(part)
                 part.replace(path)
-                _sync_folder(path.parent)
+                sync_folder(path.parent)
         finally:
             part.unlink(missing_ok=True)
 
@@ -473,8 +473,16 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_folder(path: Path) -> None:
-    """Not all file systems can."""
+def make_folder(path: Path) -> None:
+    """Make a folder, with those above it, that a loss of power does not take away again."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Have the names in a folder on the disk, if its file system can."""
     try:
         _sync(path)
     except OSError as error:

@@ -29,6 +29,7 @@ from nights import SETTINGS, program
 from flatcal.camera import CameraSettings
 from flatcal.engine import frames as engine
 from flatcal.engine.run import run_plan
+from flatcal.engine.store import check_output
 from flatcal.errors import BrokenFileError, OutputError
 from flatcal.facts import read_frames
 from flatcal.io import RawFrame, replacing
@@ -182,6 +183,22 @@ def test_an_output_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     with replacing(tmp_path / "a.fits") as part:
         part.write_text("new")
     assert done == [f"sync {part}", f"rename {part}", f"sync {tmp_path}"]
+
+
+def test_new_output_folders_are_on_the_disk(tmp_path, monkeypatch):
+    done, sync = [], os.fsync
+
+    def fsync(descriptor):
+        done.append(Path(f"/proc/self/fd/{descriptor}").readlink())
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    out = tmp_path / "nights/one"
+    check_output(tmp_path / "raw", out)
+    assert done == [tmp_path, out.parent, *[out] * 3]
+    done.clear()
+    check_output(tmp_path / "raw", out)
+    assert done == []
 
 
 def test_a_master_that_has_been_damaged_calibrates_nothing(undisturbed, tmp_path):

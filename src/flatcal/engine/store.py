@@ -31,7 +31,7 @@ from flatcal.fits_writer import ImageWriter, go_on, whole_blocks, write_image, w
 from flatcal.flags import Flag
 from flatcal.frame import Caveat, Kind
 from flatcal.headers import HduInfo, scan_first_image, scan_hdus
-from flatcal.io import write_text
+from flatcal.io import make_folder, write_text
 from flatcal.plan import Plan
 from flatcal.recipe import OUTPUT_SUFFIXES
 from flatcal.records import InputRecord, ProductRecord, RunRecord
@@ -69,7 +69,7 @@ def check_output(raw: Place, out: Place) -> None:
         return  # its folders are made with their first file, and the lock is the first to be made
     try:
         for name in FOLDERS:
-            (out / name).mkdir(parents=True, exist_ok=True)
+            make_folder(out / name)
     except OSError as error:
         raise OutputError(
             "output-not-writable", f"{out} cannot be made: {error.strerror or error}"

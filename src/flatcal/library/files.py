@@ -10,6 +10,7 @@ from uuid import uuid4
 
 from flatcal.errors import BrokenFileError, FlatcalError, FrameError
 from flatcal.headers import open_file
+from flatcal.io import make_folder, sync_folder
 
 
 def hash_file(path: Path) -> str:
@@ -34,7 +35,7 @@ def hash_file(path: Path) -> str:
 def make_store(folder: Path) -> None:
     """Make the folder of a new library."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         raise FlatcalError(
             "library",
@@ -75,6 +76,7 @@ def keep_copy(source: Path, sha256: str, target: Path) -> None:
             raise FlatcalError("library", f"{source} changed while it was copied; add it again")
         part.chmod(part.stat().st_mode & 0o444)
         part.replace(target)
+        sync_folder(target.parent)
     except OSError as error:
         raise FlatcalError(
             "library", f"{source} cannot be copied to {target}: {error.strerror or error}"
