@@ -108,8 +108,10 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "tells how a library is kept."
         ),
         "memory-limit": (
-            "The masters and results that must be in memory at the same time are larger than "
-            "--memory allows. flatcal plan says how much a run needs at the least."
+            "A master or frame needs more memory than --memory allows, with the masters and "
+            "results that must be there at the same time. It fails, and the rest is made; where "
+            "nothing fits, nothing is written. flatcal plan says how much a run needs at the "
+            "least. If the file is larger than any of your cameras makes, leave it out."
         ),
         "plan-file": (
             "A saved plan cannot be used: it is not a plan of this version, a raw file is no "

@@ -6,8 +6,8 @@ Only arrays are counted. The program itself, with its libraries, takes about 200
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Stage:
     Attributes
     ----------
     what : str
-        The master that is made, or the kind of frames.
+        The master that is made, or the kind of frames; of a frame by itself its file.
     masters_bytes : int
         The masters it needs.
     result_bytes : int
@@ -62,6 +62,11 @@ class Stage:
         """What does not depend on the number of threads."""
         return self.masters_bytes + self.result_bytes
 
+    @property
+    def needed_bytes(self) -> int:
+        """Without which it cannot be."""
+        return self.fixed_bytes + self.least_bytes
+
     def thread_bytes(self, jobs: int, limit: int) -> int:
         """What each of some threads may take within a limit."""
         return max(self.least_bytes, min(self.most_bytes, (limit - self.fixed_bytes) // jobs))
@@ -78,14 +83,26 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """The memory that a run takes, in its stages."""
+    """The memory that a run takes, in its stages.
+
+    Attributes
+    ----------
+    stages : tuple of Stage
+        Of all that fits within the limit.
+    large_masters, large_frames : mapping of str to int
+        Masters and files that do not fit, and what each needs.
+    """
 
     stages: tuple[Stage, ...]
+    large_masters: Mapping[str, int] = field(default_factory=dict)
+    large_frames: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def least_bytes(self) -> int:
-        """Without which the run cannot be."""
-        return max((s.fixed_bytes + s.least_bytes for s in self.stages), default=0)
+        """Without which something of the run cannot be made."""
+        needed = (stage.needed_bytes for stage in self.stages)
+        large = (*self.large_masters.values(), *self.large_frames.values())
+        return max((*needed, *large), default=0)
 
     def peak_bytes(self, jobs: int, limit: int) -> int:
         """With some threads, and a limit that is not below `least_bytes`."""
@@ -99,14 +116,14 @@ class Projection:
         return next(stage for stage in self.stages if stage.what == what)
 
     def require(self, limit: int) -> None:
-        """Refuse a limit that the plan cannot keep.
+        """Refuse a limit within which nothing can be made.
 
         Raises
         ------
         ConfigError
             It names both figures.
         """
-        if self.least_bytes > limit:
+        if self.least_bytes > limit and all(s.needed_bytes > limit for s in self.stages):
             raise ConfigError(
                 "memory-limit",
                 f"the plan needs at least {format_size(self.least_bytes)} of memory, more than "
@@ -114,15 +131,26 @@ class Projection:
             )
 
 
-def project_memory(plan: Plan) -> Projection:
+def project_memory(plan: Plan, limit: float = math.inf) -> Projection:
     """Project the memory of a run.
 
     Parameters
     ----------
     plan : Plan
         Of the run.
+    limit : float
+        Masters and frames that need more by themselves are left out of the stages, so that they
+        take neither threads nor room from the others.
     """
-    return _Projector(plan).project()
+    return _Projector(plan).project(limit)
+
+
+def tell_too_large(needed: int, limit: int) -> str:
+    """Why a master or frame that needs so many bytes cannot be made."""
+    return (
+        f"it needs at least {format_size(needed)} of memory, more than the limit of "
+        f"{format_size(limit, math.floor)}; raise --memory"
+    )
 
 
 def median_room(n_pixels: int) -> int:
@@ -170,13 +198,18 @@ class _Projector:
         # once more as a file. Of values without any order, which do not shrink: 4.2 planes.
         self.packing_bytes = 9 * self.value_bytes // 2 * plan.config.output.compress
 
-    def project(self) -> Projection:
-        stages = [self._master(m) for m in self.plan.masters if m.stored is None]
+    def project(self, limit: float) -> Projection:
+        masters = [self._master(m) for m in self.plan.masters if m.stored is None]
+        stages = [stage for stage in masters if stage.needed_bytes <= limit]
+        large_frames: dict[str, int] = {}
         for kind in (Kind.FLAT, Kind.SCIENCE):
-            frames = [f for f in self.plan.frames if f.kind is kind and f.steps]
-            if frames:
-                stages.append(self._frames(kind, frames))
-        return Projection(tuple(stages))
+            frames = [self._frame(f) for f in self.plan.frames if f.kind is kind and f.steps]
+            large_frames |= {f.what: f.needed_bytes for f in frames if f.needed_bytes > limit}
+            fitting = [frame for frame in frames if frame.needed_bytes <= limit]
+            if fitting:
+                stages.append(self._together(kind, fitting))
+        large_masters = {m.what: m.needed_bytes for m in masters if m.needed_bytes > limit}
+        return Projection(tuple(stages), large_masters, large_frames)
 
     def _master(self, master: MasterPlan) -> Stage:
         """Average, error, count, flags and a mask; a band of all frames, with its error."""
@@ -199,28 +232,32 @@ class _Projector:
         band = max(least, min((rows + halo) * row, wanted, MOST_BAND_BYTES))
         return Stage(master.name, self._masters_of(steps), result, least, band)
 
-    def _frames(self, kind: Kind, frames: Sequence[FramePlan]) -> Stage:
-        """A band of each frame in work, or its values and flags as a whole; and its masters.
+    def _frame(self, frame: FramePlan) -> Stage:
+        """A band of a frame, or its values and flags as a whole; and its masters.
 
         A frame passes by in bands, but is whole in memory where its dark is refined, or where the
         bracket of its median has failed.
         """
         planes = 2 if self.plan.config.output.uncertainty else 1
-        n_pixels = max(math.prod(frame.kept_shape) for frame in frames)
-        n_band = max(_band_pixels(frame) for frame in frames)
+        n_pixels, n_band = math.prod(frame.kept_shape), _band_pixels(frame)
         bands = n_band * (planes * self.value_bytes + 3)
         median = median_room(n_pixels) * self.value_bytes if n_band < n_pixels else 0
         each = max(n_pixels * (self.value_bytes + 1), bands + median)
-        each += max(unpacked_row_bytes(frame) * frame.kept_shape[0] for frame in frames)
-        if any(step.name == "find_cosmic_rays" for frame in frames for step in frame.steps):
+        each += unpacked_row_bytes(frame) * frame.kept_shape[0]
+        if any(step.name == "find_cosmic_rays" for step in frame.steps):
             each += n_pixels * (2 * self.value_bytes + 3 + _COSMIC_RAY_BYTES)
         each += n_pixels * self.packing_bytes
-        masters = max(self._masters_of([frame.steps]) for frame in frames)
-        sets = {frozenset(step.master for step in frame.steps) for frame in frames}
+        return Stage(frame.file, self._masters_of([frame.steps]), 0, each, each)
+
+    def _together(self, kind: Kind, frames: Sequence[Stage]) -> Stage:
+        """Frames of a kind, several at once; it needs no more than the largest by itself."""
+        sets = {frozenset(step.master for step in self.frames[f.what].steps) for f in frames}
         if len(sets) == 1:
-            return Stage(kind.value, masters, 0, each, each)
+            each = max(frame.least_bytes for frame in frames)
+            return Stage(kind.value, frames[0].masters_bytes, 0, each, each)
         # Threads may be at frames that need different masters.
-        return Stage(kind.value, 0, 0, each + masters, each + masters)
+        each = max(frame.needed_bytes for frame in frames)
+        return Stage(kind.value, 0, 0, each, each)
 
     def _masters_of(self, steps: Iterable[Sequence[Step]]) -> int:
         names = {step.master for its in steps for step in its if step.master is not None}

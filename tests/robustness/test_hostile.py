@@ -33,7 +33,7 @@ from flatcal.headers import is_fits
 from flatcal.linearity_curve import read_table
 from flatcal.plan import load_plan
 from flatcal.planning import build_plan
-from flatcal.recipe import Config, OutputSettings
+from flatcal.recipe import Config, OutputSettings, parse_config
 
 NIGHT = hostile.good_night()
 
@@ -162,6 +162,56 @@ def test_a_sparse_file_of_a_million_million_pixels_does_not_stop_the_night(night
     assert error.slug == "image-type"
     assert "1000000 x 1000000" in error.text
     assert run_plan(plan, tmp_path / "out").failed[0].file == "h.fits"
+
+
+def cards_of(kind):
+    exposure = {"BIAS": 0.0, "FLAT": 2.0, "LIGHT": 60.0}[kind]
+    return fits.Header({"IMAGETYP": kind, "EXPTIME": exposure, "FILTER": "V", "BUNIT": "adu"})
+
+
+def put_sparse(path, kind):
+    """A plain frame of 16,000 x 16,000 pixels that takes a few bytes of the disk."""
+    header = fits.PrimaryHDU(np.zeros((2, 2), np.uint16), cards_of(kind)).header
+    header["NAXIS1"] = header["NAXIS2"] = 16_000
+    with path.open("wb") as file:
+        file.write(header.tostring().encode())
+        file.truncate(file.tell() + -(-2 * 16_000**2 // 2880) * 2880)
+
+
+def put_packed(path, kind):
+    """A packed frame that claims as many pixels, in a few kB."""
+    tiles = {"compression_type": "GZIP_1", "tile_shape": (1000, 16_000)}
+    hdu = fits.CompImageHDU(np.zeros((16_000, 16_000), np.uint8), cards_of(kind), **tiles)
+    fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path)
+    assert path.stat().st_size < 500_000
+
+
+@pytest.mark.parametrize(("put", "name"), [(put_packed, "h.fits.fz"), (put_sparse, "h.fits")])
+def test_a_bias_of_more_pixels_than_memory_fails_alone(night, tmp_path, put, name):
+    put(night / name, "BIAS")
+    assert errors_of(night, tmp_path / "out") == {name: ["memory-limit"]}
+    (night / name).unlink()
+    # Its name tells the size where there are two of them, which is no matter of its pixels.
+    run_plan(build_plan(night), tmp_path / "alone")
+    assert pixels_of(tmp_path / "out") == pixels_of(tmp_path / "alone")
+
+
+def test_frames_of_more_pixels_than_memory_take_none_of_their_kind_with_them(night, tmp_path):
+    huge = {f"h{kind}.fits": kind for kind in ("BIAS", "FLAT", "LIGHT")}
+    for name, kind in huge.items():
+        put_sparse(night / name, kind)
+    config = parse_config("[dark]\nrequired = false\n", "night.toml")
+    plan = build_plan(night, config)
+    assert plan.refused == ()
+    result = run_plan(plan, tmp_path / "out", memory_bytes=hostile.MEMORY_BYTES)
+    errors = {o.file: [e.slug for e in o.errors] for o in result.failed}
+    assert errors == {name: ["memory-limit"] for name in huge}
+    # None of it is read, not to hash it either.
+    assert set(result.record.inputs) == set(NIGHT)
+
+
+def pixels_of(out):
+    return [fits.getdata(path).tobytes() for path in sorted(out.rglob("*.fits"))]
 
 
 def bomb(header, n_bytes):

@@ -172,14 +172,82 @@ def test_a_limit_that_is_not_below_the_least_is_kept(n, shape, dtype, uncertaint
     assert projection.peak_bytes(1, projection.least_bytes) == projection.least_bytes
 
 
-def test_a_plan_that_does_not_fit_is_refused_before_anything_is_written(night, tmp_path):
+def needs_of(plan):
+    """What each master and frame needs at the least by itself."""
+    nothing = project_memory(plan, 0)
+    assert nothing.stages == ()
+    return {**nothing.large_masters, **nothing.large_frames}
+
+
+def test_a_plan_of_which_nothing_fits_is_refused_before_anything_is_written(night, tmp_path):
     plan = plan_of(night)
-    least = project_memory(plan).least_bytes
     with pytest.raises(ConfigError) as caught:
-        run_plan(plan, tmp_path / "out", memory_bytes=least - 1)
+        run_plan(plan, tmp_path / "out", memory_bytes=min(needs_of(plan).values()) - 1)
     assert caught.value.slug == "memory-limit"
     assert not (tmp_path / "out").exists()
+    least = project_memory(plan).least_bytes
     assert run_plan(plan, tmp_path / "out", memory_bytes=least).failed == ()
+
+
+def test_what_does_not_fit_by_itself_fails_and_the_rest_is_made(night, tmp_path):
+    plan = plan_of(night)
+    needs = needs_of(plan)
+    assert max(needs.values()) == project_memory(plan).least_bytes
+    limit = max(needs.values()) - 1
+    large = {name for name, needed in needs.items() if needed > limit}
+    kinds = {frame.file: frame.kind for frame in plan.frames}
+    assert {kinds[name] for name in large} == {Kind.SCIENCE}
+    result = run_plan(plan, tmp_path / "out", memory_bytes=limit)
+    assert {o.file: [e.slug for e in o.errors] for o in result.failed} == {
+        name: ["memory-limit"] for name in large
+    }
+    whole = run_plan(plan, tmp_path / "whole")
+    for output in whole.made:
+        made, expected = tmp_path / "out" / output, tmp_path / "whole" / output
+        is_large = any(f.output == output for f in plan.frames if f.file in large)
+        assert made.exists() is not is_large
+        assert is_large or made.read_bytes() == expected.read_bytes()
+    # With more memory the rest is made, and nothing else.
+    again = run_plan(plan, tmp_path / "out", memory_bytes=limit + 1)
+    assert (again.failed, len(again.made)) == ((), len(large))
+
+
+def test_the_frames_of_a_master_that_does_not_fit_fail_with_it(night, tmp_path):
+    plan = plan_of(night)
+    bias = plan.master("master_bias")
+    first = next(frame for frame in plan.frames if frame.file in bias.inputs)
+    # So many that one row of each is more than a frame; the files need not be there.
+    copies = [first.model_copy(update={"file": f"copy{n}.fits"}) for n in range(1000)]
+    larger = bias.model_copy(update={"inputs": tuple(copy.file for copy in copies)})
+    plan = plan.model_copy(
+        update={
+            "masters": tuple(larger if m is bias else m for m in plan.masters),
+            "frames": (*plan.frames, *copies),
+        }
+    )
+    limit = 30_000
+    assert [name for name, needed in needs_of(plan).items() if needed > limit] == [bias.name]
+    result = run_plan(plan, tmp_path / "out", memory_bytes=limit)
+    errors = {o.file: [e.slug for e in o.errors] for o in result.failed}
+    users = {f.file for f in plan.frames if any(s.master == bias.name for s in f.steps)}
+    assert {*larger.inputs, *users} <= set(errors)
+    assert {slug for slugs in errors.values() for slug in slugs} == {"memory-limit"}
+
+
+def test_a_frame_that_does_not_fit_takes_no_threads_from_the_others():
+    plan = make_plan(3, (100, 100), "float32", uncertainty=True)
+    huge = plan.frames[-1].model_copy(update={"file": "huge", "shape": (16_000, 16_000)})
+    both = plan.model_copy(update={"frames": (*plan.frames, huge)})
+    limit = 64 << 20
+    alone, beside = project_memory(plan, limit), project_memory(both, limit)
+    assert beside.stages == alone.stages
+    assert set(beside.large_frames) == {"huge"}
+    masters = sum(10 * 100 * 100 for _ in plan.masters)
+    # Its values and bits as a whole, where its median is not bracketed.
+    assert beside.large_frames["huge"] == 5 * 16_000 * 16_000 + masters
+    beside.require(limit)
+    # Within as much memory as it needs it is one of them.
+    assert project_memory(both, 2**40) == project_memory(both)
 
 
 @given(st.integers(10_000, 2**42), st.floats(0, 1))

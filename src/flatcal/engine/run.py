@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Literal
@@ -49,7 +50,13 @@ from flatcal.headers import scan_first_image
 from flatcal.io import owning_up, remove_stale_parts
 from flatcal.kernels.compiled import telling_of_compilation
 from flatcal.plan import FramePlan, MasterPlan, Plan
-from flatcal.projection import DEFAULT_MEMORY_BYTES, Stage, master_bytes, project_memory
+from flatcal.projection import (
+    DEFAULT_MEMORY_BYTES,
+    Stage,
+    master_bytes,
+    project_memory,
+    tell_too_large,
+)
 from flatcal.records import RunRecord
 from flatcal.storage import Place, name_below, place_of
 from flatcal.waiting import telling_of_waits
@@ -108,8 +115,9 @@ def run_plan(
     Raises
     ------
     ConfigError
-        When the plan cannot fit in the memory, the mask of bad pixels cannot be read, or the extra
-        [dask] is not installed. Nothing has been written then.
+        When nothing of the plan fits in the memory, the mask of bad pixels cannot be read, or the
+        extra [dask] is not installed. Nothing has been written then. A master or frame that does
+        not fit beside others that do fails by itself.
     ClusterError
         When the cluster cannot be used, or is lost; what is done is kept.
     OutputError
@@ -120,7 +128,7 @@ def run_plan(
         raise ConfigError("bad-config", f"engine {engine!r} is neither 'threads' nor 'dask'")
     if scheduler is not None and engine != "dask":
         raise ConfigError("bad-config", f"the scheduler {scheduler} needs the engine dask")
-    projection = project_memory(plan)
+    projection = project_memory(plan, memory_bytes)
     projection.require(memory_bytes)
     mask = load_user_mask(plan.config.camera.bad_pixel_mask)
     folder, raw = place_of(out), place_of(plan.raw)
@@ -162,6 +170,10 @@ def run_plan(
 
 def _silent(_what: str, _done: int, _total: int) -> None:
     """Progress that nobody asked for."""
+
+
+def _sizes(images: Sequence[FramePlan]) -> list[tuple[int, int]]:
+    return [image.kept_shape for image in images]
 
 
 class _Run:
@@ -207,6 +219,7 @@ class _Run:
     def run(self) -> RunResult:
         """Make everything in the order of its needs."""
         started, clock = datetime.now(UTC), time.monotonic()
+        self._fail_what_is_too_large()
         for master in self._masters(Kind.BIAS, Kind.DARK):
             self._try_master(master, self._make_raw_master)
         self._calibrate(Kind.FLAT)
@@ -237,6 +250,14 @@ class _Run:
             left_over=self.store.left_over(self.produced.products),
         )
 
+    def _fail_what_is_too_large(self) -> None:
+        """Name masters and frames that do not fit in the memory, before a byte of them is read."""
+        projection, limit = self.workers.projection, self.workers.memory_bytes
+        for name, needed in projection.large_masters.items():
+            self.produced.fail(name, FrameError("memory-limit", tell_too_large(needed, limit)))
+        for file, needed in projection.large_frames.items():
+            self.inputs.fail(file, Caveat("memory-limit", tell_too_large(needed, limit)))
+
     def tell_of_compilation(self) -> None:
         """Say what the first run on a machine spends its first seconds with."""
         logger.info("compiling for this machine, once")
@@ -258,8 +279,8 @@ class _Run:
         return [m for m in self.plan.masters if m.kind in kinds and m.stored is None]
 
     def _try_master(self, master: MasterPlan, make: Callable[[MasterPlan], None]) -> None:
-        """Make a master; a frame that turns out broken is left out and named."""
-        while True:
+        """Make a master that fits; a frame that turns out broken is left out and named."""
+        while master.name not in self.produced.failures:
             try:
                 with owning_up(master.name):
                     make(master)
@@ -406,11 +427,12 @@ class _Run:
             return
         assert groups[0][0].kind is not None
         stage = self.workers.stage(groups[0][0].kind.value)
-        self._make_room(stage.what)
         # Those with the same masters one after the other: few masters are in memory at once.
-        self._do(
-            do, sorted(groups, key=lambda g: [step.master or "" for step in g[0].steps]), stage
-        )
+        ordered = sorted(groups, key=lambda g: (_sizes(g), [s.master or "" for s in g[0].steps]))
+        for _, alike in groupby(ordered, _sizes):
+            # What frames of one size were worked in is no room for those of another.
+            self._make_room(stage.what)
+            self._do(do, list(alike), stage)
 
     def _do(
         self,

@@ -105,11 +105,17 @@ def print_plan(plan: Plan) -> None:
         + (f", {used['leave_out']} left out" if used["leave_out"] else "")
     )
     if plan.masters:
-        least = project_memory(plan).least_bytes
+        projection = project_memory(plan, DEFAULT_MEMORY_BYTES)
         console.print(
-            f"memory: {format_size(least)} at the least; the limit of a run (--memory) is "
-            f"{format_size(DEFAULT_MEMORY_BYTES)}"
+            f"memory: {format_size(projection.least_bytes)} at the least; the limit of a run "
+            f"(--memory) is {format_size(DEFAULT_MEMORY_BYTES)}"
         )
+        large = {**projection.large_masters, **projection.large_frames}
+        if large:
+            sizes = [f"{one_line(name)} ({format_size(size)})" for name, size in large.items()]
+            more = f" and {len(sizes) - _FILES_SHOWN} more" if len(sizes) > _FILES_SHOWN else ""
+            told = f"  it is too small for {', '.join(sizes[:_FILES_SHOWN])}{more}"
+            console.print(told, markup=False, soft_wrap=True)
     # Last, because it is what is left to do.
     refused = ((f.file, f.errors) for f in plan.frames)
     _print_caveats(console, "cannot be calibrated, and what would cure it", refused)
