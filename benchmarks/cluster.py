@@ -38,10 +38,13 @@ from flatcal.engine.frames import FrameDone, FrameTask
 from flatcal.engine.order import Order
 from flatcal.engine.workers import Workers
 from flatcal.frame import Kind
-from flatcal.projection import DEFAULT_MEMORY_BYTES, Projection
+from flatcal.projection import Projection
 from flatcal.records import InputRecord
 
 _START_S = 60.0
+
+# Limit of all arrays of a process.
+_MEMORY_BYTES = 2 * 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +146,7 @@ def measure_scheduler(plan: Plan, folder: Path, n_tasks: int) -> dict[str, float
         return Order(
             id=uuid4().hex, run=uuid4().hex, version=__version__, raw=Path(plan.raw), out=folder,
             mask=None, config=plan.config, stage=stage, jobs=jobs, masters={},
-            memory_bytes=DEFAULT_MEMORY_BYTES,
+            memory_bytes=_MEMORY_BYTES,
         )  # fmt: skip
 
     with (
@@ -151,7 +154,7 @@ def measure_scheduler(plan: Plan, folder: Path, n_tasks: int) -> dict[str, float
         connect(own.address, None) as cluster,
         ThreadPoolExecutor(1) as pool,
     ):
-        workers = Workers(pool, 1, DEFAULT_MEMORY_BYTES, Projection(()))
+        workers = Workers(pool, 1, _MEMORY_BYTES, Projection(()))
         executor = cluster.executor(workers, np.dtype(np.float32), order)
         executor.run_frames(tasks[:100], None, receive)
         before = own.resident_bytes()

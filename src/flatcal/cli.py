@@ -27,7 +27,7 @@ from flatcal.cli_options import (
     Scheduler,
     Verbose,
     folder_here,
-    parse_size,
+    memory_limit,
     read_config,
 )
 
@@ -162,7 +162,7 @@ def run(
     config: ConfigFile = None,
     kind: KindRules = None,
     jobs: Jobs = None,
-    memory: Memory = "2GiB",
+    memory: Memory = None,
     dtype: Annotated[
         str | None, typer.Option("--dtype", help="float32 (the default) or float64.")
     ] = None,
@@ -191,7 +191,7 @@ def run(
     from flatcal.engine.run import run_plan  # noqa: PLC0415
     from flatcal.report.terminal import print_failures, print_result, progress_bar  # noqa: PLC0415
 
-    memory_bytes = parse_size(memory)
+    memory_bytes = memory_limit(memory)
     if keep_masters and library is None:
         raise typer.BadParameter("--keep-masters needs --library")
     kept_from = folder_here(out, "--keep-masters") if keep_masters else None

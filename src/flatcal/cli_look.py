@@ -22,7 +22,7 @@ from flatcal.cli_options import (
     RawFolder,
     Verbose,
     folder_here,
-    parse_size,
+    memory_limit,
     read_config,
 )
 
@@ -49,7 +49,7 @@ def watch(
         float, typer.Option("--interval", min=0.1, help="Seconds between looks at the folder.")
     ] = 2.0,
     jobs: Jobs = None,
-    memory: Memory = "2GiB",
+    memory: Memory = None,
     quiet: Quiet = False,
     _log: LogFile = None,
     _verbose: Verbose = 0,
@@ -65,7 +65,7 @@ def watch(
             read_config(config, kind),
             interval_s=interval_s,
             jobs=jobs,
-            memory_bytes=parse_size(memory),
+            memory_bytes=memory_limit(memory),
         ):
             _say(state, said, quiet=quiet)
     except KeyboardInterrupt:

@@ -38,8 +38,13 @@ Jobs = Annotated[
     ),
 ]
 Memory = Annotated[
-    str,
-    typer.Option("--memory", metavar="SIZE", help="Limit of all arrays of a process, as 512MiB."),
+    str | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        help="Limit of all arrays of a process, as 512MiB; 2 GiB by default, or half of the free "
+        "memory if that is less.",
+    ),
 ]
 Engine = Annotated[
     Literal["threads", "dask"],
@@ -150,6 +155,11 @@ def folder_here(where: str, command: str) -> Path:
 
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?))?B?\s*", re.IGNORECASE)
+
+
+def memory_limit(text: str | None) -> int | None:
+    """Bytes of what --memory says; None where it says nothing."""
+    return None if text is None else parse_size(text)
 
 
 def parse_size(text: str) -> int:

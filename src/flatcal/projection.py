@@ -15,8 +15,6 @@ from flatcal.errors import ConfigError
 from flatcal.frame import Kind
 from flatcal.plan import FramePlan, MasterPlan, Plan, Step
 
-DEFAULT_MEMORY_BYTES = 2 * 2**30
-
 # Pixels that are read and calibrated at once, while they are in a near cache.
 READ_PIXELS = 1 << 18
 

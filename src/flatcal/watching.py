@@ -22,7 +22,6 @@ from flatcal.io import write_text
 from flatcal.look_cache import remembered_looks
 from flatcal.plan import FramePlan, Plan
 from flatcal.planning import plan_found
-from flatcal.projection import DEFAULT_MEMORY_BYTES
 from flatcal.recipe import Config
 from flatcal.report.html import Alert
 from flatcal.report.page import write_report
@@ -67,7 +66,7 @@ def watch(
     *,
     interval_s: float = 2.0,
     jobs: int | None = None,
-    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    memory_bytes: int | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[State]:
     """Calibrate the frames of a folder as they arrive.

@@ -462,7 +462,7 @@ def in_a_process(undisturbed, out, statement):
         "hard = resource.RLIM_INFINITY\n"
         "used = int(Path('/proc/self/statm').read_text().split()[0]) * 4096\n"
         f"{statement}\n"
-        "result = run_plan(plan, sys.argv[1], jobs=1)\n"
+        "result = run_plan(plan, sys.argv[1], jobs=1, memory_bytes=2**31)\n"
         "print({error.slug for o in result.failed for error in o.errors})\n"
         "print([error.text for o in result.failed for error in o.errors], file=sys.stderr)\n"
     )

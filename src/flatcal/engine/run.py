@@ -46,17 +46,12 @@ from flatcal.errors import (
 from flatcal.extension import extension_of, file_of
 from flatcal.extras import require_extra
 from flatcal.frame import Caveat, Kind
+from flatcal.free_memory import default_memory_bytes
 from flatcal.headers import scan_first_image
 from flatcal.io import owning_up, remove_stale_parts
 from flatcal.kernels.compiled import telling_of_compilation
 from flatcal.plan import FramePlan, MasterPlan, Plan
-from flatcal.projection import (
-    DEFAULT_MEMORY_BYTES,
-    Stage,
-    master_bytes,
-    project_memory,
-    tell_too_large,
-)
+from flatcal.projection import Stage, master_bytes, project_memory, tell_too_large
 from flatcal.records import RunRecord
 from flatcal.storage import Place, name_below, place_of
 from flatcal.waiting import telling_of_waits
@@ -74,7 +69,7 @@ def run_plan(
     out: str | Place,
     *,
     jobs: int | None = None,
-    memory_bytes: int = DEFAULT_MEMORY_BYTES,
+    memory_bytes: int | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
     engine: Literal["threads", "dask"] = "threads",
@@ -93,7 +88,8 @@ def run_plan(
         Threads, or processes of a cluster on this machine; as many as cores when left out.
     memory_bytes : int, optional
         Limit of all arrays in memory at once, on a cluster in each of its processes; the program
-        itself takes about 200 MB more.
+        itself takes about 200 MB more. 2 GiB when left out, or half of the memory that this
+        process may still get if that is less. No pixel depends on it.
     overwrite : bool, optional
         Replace files in the output folder that flatcal did not write.
     progress : callable, optional
@@ -128,6 +124,8 @@ def run_plan(
         raise ConfigError("bad-config", f"engine {engine!r} is neither 'threads' nor 'dask'")
     if scheduler is not None and engine != "dask":
         raise ConfigError("bad-config", f"the scheduler {scheduler} needs the engine dask")
+    if memory_bytes is None:
+        memory_bytes = default_memory_bytes()
     projection = project_memory(plan, memory_bytes)
     projection.require(memory_bytes)
     mask = load_user_mask(plan.config.camera.bad_pixel_mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,8 +23,9 @@ from rich.table import Table
 from rich.text import Text
 
 from flatcal.frame import Caveat, Frame
+from flatcal.free_memory import default_memory_bytes
 from flatcal.plan import FramePlan, MasterPlan, Plan
-from flatcal.projection import DEFAULT_MEMORY_BYTES, format_size, project_memory
+from flatcal.projection import format_size, project_memory
 from flatcal.records import ProductRecord, Status
 from flatcal.text import one_line, readable
 
@@ -105,10 +107,11 @@ def print_plan(plan: Plan) -> None:
         + (f", {used['leave_out']} left out" if used["leave_out"] else "")
     )
     if plan.masters:
-        projection = project_memory(plan, DEFAULT_MEMORY_BYTES)
+        limit = default_memory_bytes()
+        projection = project_memory(plan, limit)
         console.print(
             f"memory: {format_size(projection.least_bytes)} at the least; the limit of a run "
-            f"(--memory) is {format_size(DEFAULT_MEMORY_BYTES)}"
+            f"(--memory) is {format_size(limit, math.floor)}"
         )
         large = {**projection.large_masters, **projection.large_frames}
         if large:
