@@ -34,6 +34,7 @@ from flatcal.linearity_curve import read_table
 from flatcal.plan import load_plan
 from flatcal.planning import build_plan
 from flatcal.recipe import Config, OutputSettings, parse_config
+from flatcal.report.terminal import print_plan
 
 NIGHT = hostile.good_night()
 
@@ -196,13 +197,17 @@ def test_a_bias_of_more_pixels_than_memory_fails_alone(night, tmp_path, put, nam
     assert pixels_of(tmp_path / "out") == pixels_of(tmp_path / "alone")
 
 
-def test_frames_of_more_pixels_than_memory_take_none_of_their_kind_with_them(night, tmp_path):
+def test_frames_of_more_pixels_than_memory_take_none_of_their_kind_with_them(
+    night, tmp_path, capsys
+):
     huge = {f"h{kind}.fits": kind for kind in ("BIAS", "FLAT", "LIGHT")}
     for name, kind in huge.items():
         put_sparse(night / name, kind)
     config = parse_config("[dark]\nrequired = false\n", "night.toml")
     plan = build_plan(night, config)
     assert plan.refused == ()
+    print_plan(plan)
+    assert "it is too small for master_bias_16000x16000 (3." in capsys.readouterr().out
     result = run_plan(plan, tmp_path / "out", memory_bytes=hostile.MEMORY_BYTES)
     errors = {o.file: [e.slug for e in o.errors] for o in result.failed}
     assert errors == {name: ["memory-limit"] for name in huge}
