@@ -543,6 +543,19 @@ def test_urls_that_are_not_understood(where):
     assert "secret" not in line
 
 
+@pytest.mark.parametrize("where", ["~nobody-of-that-name/x", Path("~nobody-of-that-name/x")])
+def test_the_home_of_a_user_that_is_not_known(where):
+    assert "~nobody-of-that-name/x is in the home of a user" in refusal(open_library, where)
+    place = "postgresql://me@host/x"
+    assert "write the path out" in refusal(open_library, place, store=where)
+
+
+@pytest.mark.parametrize("create", [True, False])
+def test_a_name_that_is_too_long(tmp_path, create):
+    where = tmp_path / ("a" * 300)
+    assert f"{where} cannot be used" in refusal(open_library, where, create=create)
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="the superuser may do all")
 def test_a_library_that_may_only_be_read(library, put, tmp_path):
     master = library.add(put())

@@ -174,8 +174,18 @@ def _without_secrets(url: URL) -> str:
     return plain.render_as_string(hide_password=True)
 
 
+def absolute_path(path: str | Path) -> Path:
+    """The path from the root on, also of one that begins with ~."""
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise FlatcalError(
+            "library", f"{path} is in the home of a user that is not known; write the path out"
+        ) from error
+
+
 def _sqlite_url(path: str | Path) -> URL:
-    return URL.create("sqlite", database=str(Path(path).expanduser().absolute()))
+    return URL.create("sqlite", database=str(absolute_path(path)))
 
 
 def _sqlite_engine(url: URL) -> Engine:

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from flatcal.errors import FlatcalError
 from flatcal.library.catalogue import Library
-from flatcal.library.database import Database
+from flatcal.library.database import Database, absolute_path
 from flatcal.library.files import make_store
 from flatcal.library.tables import MASTERS
 
@@ -64,7 +64,7 @@ def open_library(
 
 
 def _find_store(database: Database, store: str | Path | None, create: bool) -> Path:
-    wanted = None if store is None else Path(store).expanduser().absolute()
+    wanted = None if store is None else absolute_path(store)
     beside = database.file and database.file.with_name(f"{database.file.name}.files")
     if beside and wanted not in (None, beside):
         raise FlatcalError(
@@ -73,7 +73,7 @@ def _find_store(database: Database, store: str | Path | None, create: bool) -> P
             "a folder can be chosen only for one in PostgreSQL",
         )
     # To look into a file of SQLite would make it.
-    missing = database.file is not None and not database.file.exists()
+    missing = database.file is not None and _is_missing(database.file)
     remembered = None if missing else database.read_store()
     if remembered is None:
         folder = beside or wanted
@@ -96,6 +96,13 @@ def _find_store(database: Database, store: str | Path | None, create: bool) -> P
         _move_store(database, Path(remembered), wanted)
         return wanted
     return Path(remembered)
+
+
+def _is_missing(file: Path) -> bool:
+    try:
+        return not file.exists()
+    except OSError:
+        return False  # it will be told when it is opened
 
 
 def _move_store(database: Database, old: Path, new: Path) -> None:
