@@ -79,6 +79,15 @@ def refusal(call, *args, slug="library", **options):
     return str(error.value)
 
 
+def corrupt(library, change):
+    """Change a library as no program of flatcal would."""
+    connection = sqlite3.connect(library.where)
+    connection.execute("PRAGMA ignore_check_constraints = ON")
+    connection.execute(change)
+    connection.commit()
+    connection.close()
+
+
 def ids(masters):
     return [master.id for master in masters]
 
@@ -525,6 +534,21 @@ def test_a_library_of_another_flatcal_is_refused(library, tmp_path, version, wor
     line = refusal(open_library, tmp_path / "lib/masters.sqlite")
     assert f"version {version} of its tables, this flatcal knows 3" in line
     assert all(word in line for word in words)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("DELETE FROM flatcal_library", "no version"),
+        ("UPDATE flatcal_library SET schema_version = 'x'", "'x'"),
+        ("UPDATE flatcal_library SET schema_version = x'ff'", "b'\\xff'"),
+    ],
+)
+@pytest.mark.parametrize("create", [True, False])
+def test_a_library_that_does_not_tell_its_version_is_refused(library, change, said, create):
+    corrupt(library, change)
+    line = refusal(open_library, library.where, create=create)
+    assert f"{library.where} is damaged: its table flatcal_library says {said}, not" in line
 
 
 def test_a_library_in_a_file_has_its_folder_beside_it(tmp_path):

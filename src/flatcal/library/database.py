@@ -6,6 +6,7 @@ a network file system, nor for those who may only read.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -118,7 +119,16 @@ class Database:
                     "library", f"{self.file} is a file of another program; name another file"
                 )
             return None
-        version = connection.execute(select(ABOUT.c.schema_version)).scalar_one()
+        versions = connection.execute(select(ABOUT.c.schema_version)).scalars().all()
+        version = versions[0] if len(versions) == 1 else None
+        if not isinstance(version, int):
+            said = ", ".join(map(reprlib.repr, versions)) or "no version"
+            raise FlatcalError(
+                "library",
+                f"the library {self.shown} is damaged: its table {ABOUT.name} says {said}, not "
+                f"version {SCHEMA_VERSION}; restore it from a copy, or add the masters in its "
+                "folder of files to a new library",
+            )
         if version != SCHEMA_VERSION:
             age, remedy = "a newer", "update flatcal"
             if version < SCHEMA_VERSION:
