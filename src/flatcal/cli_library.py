@@ -5,7 +5,7 @@ As in `flatcal.cli`, imports that cost time stand inside the commands.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,7 +62,7 @@ def add(
 
     refused = False
     with _open(library, store, create=True) as masters:
-        known = {master.id for master in masters.find(status=None)}
+        known = set(masters.entries())
         for file in files:
             try:
                 master = masters.add(file, valid_from=first, valid_to=last, note=note)
@@ -75,8 +75,8 @@ def add(
                 continue
             known.add(master.id)
             typer.echo(f"{file} is kept as {master.id}")
-            for old in masters.find(status=MasterStatus.RETIRED):
-                if old.note.endswith(replaced_note(master.id)):
+            for old in masters.entries(MasterStatus.RETIRED).values():
+                if isinstance(old, StoredMaster) and old.note.endswith(replaced_note(master.id)):
                     typer.echo(f"{old.id}, added from the same path, is retired")
     if refused:
         raise typer.Exit(EXIT_MASTER_FAILED)
@@ -84,9 +84,12 @@ def add(
 
 @library_app.command("list")
 def list_all(library: Where = None) -> None:
-    """Show all masters, also bad and retired ones."""
+    """Show all masters, also bad and retired ones; exit 1 when one cannot be read."""
     with _open(library) as masters:
-        _print_masters(masters.find(status=None))
+        entries = masters.entries().values()
+    _print_masters([entry for entry in entries if isinstance(entry, StoredMaster)])
+    if _tell_broken(entries):
+        raise typer.Exit(EXIT_MASTER_FAILED)
 
 
 @library_app.command()
@@ -167,7 +170,7 @@ def verify(
 
     sound = 0
     with _open(library, store) as masters:
-        checked = numbers or [master.id for master in masters.find()]
+        checked = numbers or list(masters.entries(MasterStatus.GOOD))
         for number in checked:
             try:
                 masters.verify(number)
@@ -187,11 +190,12 @@ def copy(
 ) -> None:
     """Copy another library, with all that is known of its masters, into a new one."""
     with _open(source) as old, _open(library, store, create=True) as new:
-        lost = new.copy_from(old)
+        broken = _tell_broken(old.entries().values())
+        lost = new.copy_from(old, skip_broken=True)
         for master in lost:
             typer.echo(f"flatcal: the file of {master.id} is gone from {old.where}", err=True)
         typer.echo(f"{len(new.find(status=None)) - len(lost)} masters are copied to {new.where}")
-    if lost:
+    if lost or broken:
         raise typer.Exit(EXIT_MASTER_FAILED)
 
 
@@ -199,6 +203,14 @@ def _open(where: str | None, store: Path | None = None, *, create: bool = False)
     from flatcal.library import default_library, open_library  # noqa: PLC0415
 
     return open_library(where or default_library(), store=store, create=create)
+
+
+def _tell_broken(entries: Iterable[StoredMaster | Exception]) -> bool:
+    """Say which masters cannot be read; whether there are any."""
+    broken = [entry for entry in entries if isinstance(entry, Exception)]
+    for error in broken:
+        typer.echo(f"flatcal: {error}", err=True)
+    return bool(broken)
 
 
 def _validity(master: StoredMaster) -> str:

@@ -103,9 +103,9 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "frames they are."
         ),
         "library": (
-            "The library of masters cannot be opened or changed, or the file of a master in it is "
-            "gone or was changed. The message says what is wrong and what to do; docs/library.md "
-            "tells how a library is kept."
+            "The library of masters cannot be opened or changed, an entry of its table cannot be "
+            "read, or the file of a master in it is gone or was changed. The message says what is "
+            "wrong and what to do; docs/library.md tells how a library is kept."
         ),
         "memory-limit": (
             "A master or frame needs more memory than --memory allows, with the masters and "

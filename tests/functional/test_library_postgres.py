@@ -228,6 +228,24 @@ def test_a_library_of_a_newer_flatcal_is_refused(library, url):
     assert "made by a newer flatcal (version 4" in refusal(open_library, url)
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("exposure_time_s = 'Infinity'", "master 1 of the library"),
+        ("set_temperature_c = 'NaN'", "set_temperature_c is nan"),
+        ("trim_section = 'x'", "mark 1 bad"),
+        ("valid_to = 'infinity'", "cannot be used: date too large"),
+    ],
+)
+def test_a_master_that_cannot_be_read_is_told(library, url, tmp_path, change, told):
+    import psycopg  # noqa: PLC0415
+
+    library.add(put(tmp_path / "bias.fits"))
+    with psycopg.connect(url) as connection:
+        connection.execute(f"UPDATE flatcal_master SET {change}")
+    assert told in refusal(library.find)
+
+
 def test_a_server_or_database_that_is_not_there(url, tmp_path):
     for where in ("postgresql://me:secret@/x?", "postgresql:///x?user=me&password=secret&"):
         line = refusal(open_library, f"{where}host={tmp_path}")

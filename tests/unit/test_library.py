@@ -496,6 +496,82 @@ def test_a_number_that_no_master_has(library):
 # -- opening -----------------------------------------------------------------------------
 
 
+BROKEN = [
+    ("kind = 'x'", "kind is 'x'"),
+    ("status = 'x'", "status is 'x'"),
+    ("added = 'x'", "added is 'x'"),
+    ("added = 5", "added is 5"),
+    ("valid_from = 'x'", "valid_from is 'x'"),
+    ("valid_from = '2026-02-01', valid_to = '2026-01-31'", "2026-02-01 is after"),
+    ("n_rows = 'x'", "n_rows is 'x'"),
+    ("n_frames = 0", "n_frames is 0"),
+    ("overscan = 'x'", "overscan is 'x'"),
+    ("exposure_time_s = 'x'", "exposure_time_s is 'x'"),
+    ("exposure_time_s = 9e999", "exposure_time_s is inf"),
+    ("set_temperature_c = 'warm'", "set_temperature_c is 'warm'"),
+    ("pedestal_adu = x'ff'", r"pedestal_adu is b'\xff'"),
+    ("filter = x'ff00'", r"filter is b'\xff\x00'"),
+    ("filter = CAST(x'ff' AS TEXT)", r"filter is b'\xff'"),
+    ("trim_section = x'ff'", r"trim_section is b'\xff'"),
+    ("trim_section = '[1:99,1:5]'", "trim_section: section '[1:99,1:5]'"),
+    ("date_first = 'x'", "date_first is 'x'"),
+    ("sha256 = 'x'", "sha256 is 'x'"),
+    ("file = '../x.fits'", "file is '../x.fits'"),
+    ("file = '/dev/zero'", "file is '/dev/zero'"),
+    ("file = 'a' || char(0)", r"file is 'a\x00'"),
+]
+
+
+@pytest.mark.parametrize(("change", "told"), BROKEN)
+def test_a_master_that_cannot_be_read_is_told_and_not_passed_over(library, put, change, told):
+    library.add(put("1.fits"))
+    sound = library.add(put("2.fits", **DARK))
+    corrupt(library, f"UPDATE flatcal_master SET {change} WHERE id = 1")
+    for call in (library.get, library.verify):
+        line = refusal(call, 1)
+        assert f"master 1 of the library {library.where} cannot be read: " in line
+        assert told in line
+        assert "mark 1 bad" in line
+    for call in (library.find, library.good_masters):
+        assert refusal(call) == line
+    broken, other = library.entries(MasterStatus.GOOD).values()
+    assert (str(broken), other) == (line, sound)
+    assert library.add(put("3.fits", **FLAT)).id == 3
+    # A mark is what lets the others serve.
+    if told == "status is 'x'":
+        library.set_status(1, MasterStatus.BAD)
+    else:
+        assert "it is marked bad" in refusal(library.set_status, 1, MasterStatus.BAD)
+    assert ids(library.find()) == [2, 3]
+    assert list(library.entries()) == [1, 2, 3]
+
+
+def test_all_that_cannot_be_read_are_counted(library, put):
+    library.add(put("1.fits"))
+    library.add(put("2.fits", **DARK))
+    corrupt(library, "UPDATE flatcal_master SET added = ''")
+    assert "(and 1 more: flatcal library list)" in refusal(library.find)
+
+
+def test_a_master_made_again_does_not_hide_one_that_cannot_be_read(library, put):
+    library.add(put())
+    corrupt(library, "UPDATE flatcal_master SET date_first = x'ff'")
+    assert "master 1 of" in refusal(library.add, put(NCOMBINE=11))
+    assert list(library.entries()) == [1]
+
+
+def test_a_library_is_copied_without_what_cannot_be_read(library, put, tmp_path):
+    library.add(put("1.fits"))
+    library.add(put("2.fits", **DARK), valid_from="2026-01-01")
+    corrupt(library, "UPDATE flatcal_master SET n_rows = 'x' WHERE id = 1")
+    with open_library(tmp_path / "new.sqlite") as new:
+        assert "master 1 of" in refusal(new.copy_from, library)
+        assert new.entries() == {}
+        assert new.copy_from(library, skip_broken=True) == []
+        (kept,) = new.find()
+        assert replace(kept, path="") == replace(library.get(2), path="")
+
+
 def test_what_is_kept_is_there_when_it_is_opened_again(library, put, tmp_path):
     master = library.add(put())
     for where in (tmp_path / "lib/masters.sqlite", f"sqlite:///{tmp_path}/lib/masters.sqlite"):
@@ -712,6 +788,24 @@ def test_copy(command, put, tmp_path):
     said = command("copy", old, "--library", tmp_path / "third.sqlite", code=1)
     assert f"the file of 2 is gone from {old}" in said
     assert "1 masters are copied" in said
+
+
+def test_commands_name_what_cannot_be_read_and_go_on(command, library, put, tmp_path):
+    command("add", put("1.fits"), put("2.fits", **DARK), put("3.fits", **FLAT))
+    corrupt(library, "UPDATE flatcal_master SET exposure_time_s = 'x' WHERE id < 3")
+    broken = [f"flatcal: master {n} of the library {library.where} cannot be" for n in (1, 2)]
+    said = command("list", code=1)
+    assert all(line in said for line in (*broken, "flat V"))
+    said = command("verify", code=1)
+    assert all(line in said for line in (*broken, "1 of 3 masters are there and unchanged"))
+    assert "is kept as 4" in command("add", put("4.fits", **FLAT, NCOMBINE=11))
+    said = command("copy", library.where, "--library", tmp_path / "new.sqlite", code=1)
+    assert all(line in said for line in (*broken, "2 masters are copied"))
+    assert "cannot be read" in command("find", error="library")
+    command("mark", "1", "bad", error="library")
+    command("mark", "2", "retired", error="library")
+    assert "flat V" in command("find")
+    assert "2 of 2 masters" in command("verify")
 
 
 def test_commands_that_read_do_not_make_a_library(command, tmp_path):

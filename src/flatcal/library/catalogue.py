@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -18,7 +19,7 @@ from flatcal.library.database import Database
 from flatcal.library.dates import may_be_same_night, parse_day
 from flatcal.library.files import hash_file, keep_copy
 from flatcal.library.header import read_master_row
-from flatcal.library.tables import MASTERS, SETUP_COLUMNS, stored_master
+from flatcal.library.tables import MASTERS, ROWS, SETUP_COLUMNS, read_row, stored_master
 from flatcal.stored import MasterStatus, StoredMaster
 
 # Masters of one path that agree in these are the same master, made again.
@@ -125,8 +126,8 @@ class Library:
             if master_id is None:
                 new = insert(MASTERS).values(row).returning(MASTERS.c.id)
                 master_id = connection.execute(new).scalar_one()
-                _retire_replaced(connection, row, master_id)
-            return stored_master(self._row(connection, master_id), self.store)
+                self._retire_replaced(connection, row, master_id)
+            return self._master(self._row(connection, master_id))
 
     def get(self, master_id: int) -> StoredMaster:
         """The master of that number.
@@ -134,10 +135,20 @@ class Library:
         Raises
         ------
         FlatcalError
-            When there is none (library).
+            When there is none, or it cannot be read (library).
         """
         with self._database.reading() as connection:
-            return stored_master(self._row(connection, master_id), self.store)
+            return self._master(self._row(connection, master_id))
+
+    def entries(self, status: MasterStatus | None = None) -> dict[int, StoredMaster | FlatcalError]:
+        """All masters by their numbers; for one that cannot be read, why.
+
+        Parameters
+        ----------
+        status : MasterStatus or None
+            None for any.
+        """
+        return self._entries([] if status is None else [_may_be("status", status, MasterStatus)])
 
     def find(
         self,
@@ -165,18 +176,23 @@ class Library:
             Date on which they may serve, as in `candidates`.
         recipe : str, optional
             Hash of what determined the pixels.
+
+        Raises
+        ------
+        FlatcalError
+            When one that may be asked for cannot be read: without it others would be found in
+            silence (library).
         """
-        wanted = {
-            "kind": kind,
-            "camera": camera,
-            "status": status,
-            "filter": filter_name,
-            "recipe": recipe,
-        }
+        wanted = {"camera": camera, "filter": filter_name, "recipe": recipe}
         rules = _equal({name: value for name, value in wanted.items() if value is not None})
-        with self._database.reading() as connection:
-            rows = connection.execute(select(MASTERS).where(*rules).order_by(MASTERS.c.id)).all()
-        found = [stored_master(row, self.store) for row in rows]
+        rules += [_may_be("kind", kind, Kind)] if kind is not None else []
+        rules += [_may_be("status", status, MasterStatus)] if status is not None else []
+        entries = self._entries(rules).values()
+        broken = [entry for entry in entries if isinstance(entry, FlatcalError)]
+        if broken:
+            more = f" (and {len(broken) - 1} more: flatcal library list)" * (len(broken) > 1)
+            raise FlatcalError("library", broken[0].text + more)
+        found = [entry for entry in entries if isinstance(entry, StoredMaster)]
         return [master for master in found if date is None or is_valid(master, date)]
 
     def candidates(self, kind: Kind, setup: Setup, date: str) -> list[StoredMaster]:
@@ -248,13 +264,16 @@ class Library:
             )
         return master
 
-    def copy_from(self, other: Library) -> list[StoredMaster]:
+    def copy_from(self, other: Library, *, skip_broken: bool = False) -> list[StoredMaster]:
         """Take over all masters of another library, with their numbers, into this empty one.
 
         Parameters
         ----------
         other : Library
             Stays as it is.
+        skip_broken : bool
+            Whether to leave out those that cannot be read, which `entries` tells, rather than to
+            refuse.
 
         Returns
         -------
@@ -264,10 +283,17 @@ class Library:
         Raises
         ------
         FlatcalError
-            When this library is not empty (library).
+            When this library is not empty, or a master of the other cannot be read (library).
         """
         with other._database.reading() as connection:
-            rows = connection.execute(select(MASTERS).order_by(MASTERS.c.id)).all()
+            rows = connection.execute(ROWS.order_by(MASTERS.c.id)).all()
+        checked = []
+        for row in rows:
+            try:
+                checked.append(read_row(row, other.where))
+            except FlatcalError:
+                if not skip_broken:
+                    raise
         lost = []
         with self._database.writing() as connection:
             if connection.execute(select(MASTERS.c.id).limit(1)).first() is not None:
@@ -276,18 +302,34 @@ class Library:
                     f"the library {self.where} holds masters, so that numbers would clash; "
                     "copy into a new one",
                 )
-            for row in rows:
-                copy = self.store / row.file
-                if (other.store / row.file).is_file():
-                    keep_copy(other.store / row.file, row.sha256, copy)
+            for facts in checked:
+                copy = self.store / facts.file
+                if (other.store / facts.file).is_file():
+                    keep_copy(other.store / facts.file, facts.sha256, copy)
                 else:
-                    lost.append(stored_master(row, self.store))
-                connection.execute(insert(MASTERS).values(**row._mapping))
+                    lost.append(stored_master(facts, self.store))
+                connection.execute(insert(MASTERS).values(facts.model_dump()))
             self._database.continue_numbers(connection)
         return lost
 
+    def _master(self, row: Row[Any]) -> StoredMaster:
+        return stored_master(read_row(row, self.where), self.store)
+
+    def _entries(
+        self, rules: Sequence[ColumnElement[bool]]
+    ) -> dict[int, StoredMaster | FlatcalError]:
+        with self._database.reading() as connection:
+            rows = connection.execute(ROWS.where(*rules).order_by(MASTERS.c.id)).all()
+        entries: dict[int, StoredMaster | FlatcalError] = {}
+        for row in rows:
+            try:
+                entries[row.id] = self._master(row)
+            except FlatcalError as error:
+                entries[row.id] = error
+        return entries
+
     def _row(self, connection: Connection, master_id: int) -> Row[Any]:
-        row = connection.execute(select(MASTERS).where(MASTERS.c.id == master_id)).first()
+        row = connection.execute(ROWS.where(MASTERS.c.id == master_id)).first()
         if row is None:
             raise FlatcalError(
                 "library",
@@ -300,7 +342,30 @@ class Library:
             self._row(connection, master_id)
             change = update(MASTERS).where(MASTERS.c.id == master_id).values(**values)
             connection.execute(change)
-            return stored_master(self._row(connection, master_id), self.store)
+            row = self._row(connection, master_id)
+        # The change is kept also where the rest cannot be read.
+        return self._master(row)
+
+    def _retire_replaced(self, connection: Connection, row: Mapping[str, Any], new_id: int) -> None:
+        """Retire the masters whose place a new one takes; see `add`."""
+        same = {name: row[name] for name in _SAME_MASTER} | {"status": MasterStatus.GOOD.value}
+        found = connection.execute(ROWS.where(*_equal(same), MASTERS.c.id != new_id)).all()
+        earlier = [read_row(each, self.where) for each in found]
+        dates = row["date_first"], row["date_last"]
+        replaced = [
+            each.id
+            for each in earlier
+            if may_be_same_night(dates, (each.date_first, each.date_last))
+        ]
+        words = replaced_note(new_id)
+        note = func.coalesce(func.nullif(MASTERS.c.note, "") + "; " + words, words)
+        change = update(MASTERS).where(MASTERS.c.id.in_(replaced))
+        connection.execute(change.values(status=MasterStatus.RETIRED.value, note=note))
+
+
+def _may_be(column: str, wanted: str, known: type[StrEnum]) -> ColumnElement[bool]:
+    """Not what is known to be another: what makes no sense is to be told, not left out."""
+    return MASTERS.c[column].not_in([each.value for each in known if each != wanted])
 
 
 def _equal(wanted: Mapping[str, object]) -> list[ColumnElement[bool]]:
@@ -314,17 +379,3 @@ def _validity(valid_from: str | None, valid_to: str | None) -> dict[str, object]
             "library", f"valid from {first} to {last}: the last day is before the first"
         )
     return {"valid_from": first, "valid_to": last}
-
-
-def _retire_replaced(connection: Connection, row: Mapping[str, Any], new_id: int) -> None:
-    """Retire the masters whose place a new one takes; see `Library.add`."""
-    same = _equal({name: row[name] for name in _SAME_MASTER} | {"status": MasterStatus.GOOD.value})
-    earlier = connection.execute(select(MASTERS).where(*same, MASTERS.c.id != new_id)).all()
-    dates = row["date_first"], row["date_last"]
-    replaced = [
-        each.id for each in earlier if may_be_same_night(dates, (each.date_first, each.date_last))
-    ]
-    words = replaced_note(new_id)
-    note = func.coalesce(func.nullif(MASTERS.c.note, "") + "; " + words, words)
-    change = update(MASTERS).where(MASTERS.c.id.in_(replaced))
-    connection.execute(change.values(status=MasterStatus.RETIRED.value, note=note))

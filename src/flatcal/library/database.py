@@ -198,12 +198,21 @@ def _sqlite_url(path: str | Path) -> URL:
     return URL.create("sqlite", database=str(absolute_path(path)))
 
 
+def _text(content: bytes) -> str | bytes:
+    """Text of SQLite; what is none is told with the row that holds it."""
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content
+
+
 def _sqlite_engine(url: URL) -> Engine:
     engine = create_engine(url, connect_args={"timeout": BUSY_S})
 
     @event.listens_for(engine, "connect")
     def _leave_transactions_to_us(connection: Any, _record: Any) -> None:
         connection.isolation_level = None
+        connection.text_factory = _text
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import reprlib
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal, Self
 
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 from sqlalchemy import (
     Boolean,
     CheckConstraint,
@@ -17,12 +27,18 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Row,
+    Select,
     Table,
     Text,
-    TypeDecorator,
+    select,
+    type_coerce,
 )
+from sqlalchemy.types import NullType
 
+from flatcal.errors import FlatcalError, SectionError
 from flatcal.frame import Kind, Setup
+from flatcal.library.dates import parse_date
+from flatcal.section import parse_sections
 from flatcal.stored import MasterStatus, StoredMaster
 
 # Raised by every change after which an older flatcal would misread a library.
@@ -39,18 +55,6 @@ ABOUT: Final = Table(
     # Where the files are; empty for the folder beside an SQLite file, which moves with it.
     Column("store", Text, nullable=False),
 )
-
-
-class _UtcTime(TypeDecorator[datetime]):
-    """A time in UTC, as PostgreSQL gives it back in the zone of the session, SQLite in none."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_result_value(self, value: datetime | None, _dialect: object) -> datetime | None:
-        if value is None or value.tzinfo is None:
-            return value and value.replace(tzinfo=UTC)
-        return value.astimezone(UTC)
 
 
 def _fact(name: str, kind: Any, *rules: CheckConstraint) -> Column[Any]:
@@ -92,7 +96,7 @@ MASTERS: Final = Table(
     _fact("date_last", Text),
     Column("valid_from", Date),
     Column("valid_to", Date),
-    _fact("added", _UtcTime),
+    _fact("added", DateTime(timezone=True)),
     _fact("status", Text, CheckConstraint("status IN ('good', 'bad', 'retired')")),
     _fact("note", Text),
     _fact("flatcal_version", Text),
@@ -117,7 +121,126 @@ SETUP_COLUMNS: Final = (
 )
 
 
-def stored_master(row: Row[Any], store: Path) -> StoredMaster:
+# All of a row as the database gives it: what makes nothing of a value must not end the others.
+_AS_GIVEN: Final[list[Any]] = [type_coerce(c, NullType()).label(c.name) for c in MASTERS.columns]
+ROWS: Final[Select[Any]] = select(*_AS_GIVEN)
+
+
+def _truth(value: Any) -> Any:
+    """SQLite keeps 0 and 1."""
+    return bool(value) if value in (0, 1) else value
+
+
+def _day(value: Any) -> Any:
+    """SQLite keeps text."""
+    return date.fromisoformat(value) if isinstance(value, str) else value
+
+
+def _utc(value: Any) -> Any:
+    """SQLite keeps text without a zone, PostgreSQL gives the zone of the session."""
+    if isinstance(value, str):
+        return datetime.strptime(value, "%Y-%m-%d %H:%M:%S.%f").replace(tzinfo=UTC)
+    return value.astimezone(UTC) if isinstance(value, datetime) else value
+
+
+def _fits_date(value: Any) -> Any:
+    if isinstance(value, str) and value and parse_date(value) is None:
+        raise ValueError("it is not a date")
+    return value
+
+
+_Truth = Annotated[bool, BeforeValidator(_truth)]
+_Day = Annotated[date, BeforeValidator(_day)]
+_FitsDate = Annotated[str, BeforeValidator(_fits_date)]
+
+
+class MasterRow(BaseModel):
+    """A row of `MASTERS` that holds what each column is for.
+
+    A table may be damaged, or changed by hand, and SQLite takes any value in any column.
+    """
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, frozen=True)
+
+    id: int
+    kind: Literal["bias", "dark", "flat"]
+    file: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    source: str
+    recipe: str
+    camera: str
+    n_rows: PositiveInt
+    n_columns: PositiveInt
+    x_binning: PositiveInt
+    y_binning: PositiveInt
+    readout_mode: str
+    gain_setting: str
+    unit: str
+    pedestal_adu: float
+    detector: str
+    linearity: str
+    trim_section: str
+    overscan: _Truth
+    parallel_overscan: _Truth
+    exposure_time_s: float
+    set_temperature_c: float | None
+    filter: str
+    lost_bias: _Truth
+    bias_recipe: str
+    n_frames: PositiveInt
+    date_first: _FitsDate
+    date_last: _FitsDate
+    valid_from: _Day | None
+    valid_to: _Day | None
+    added: Annotated[datetime, BeforeValidator(_utc)]
+    status: Literal["good", "bad", "retired"]
+    note: str
+    flatcal_version: str
+
+    @model_validator(mode="after")
+    def _columns_agree(self) -> Self:
+        if self.trim_section:
+            try:
+                parse_sections(self.trim_section, (self.n_rows, self.n_columns))
+            except SectionError as error:
+                raise ValueError(f"trim_section: {error.text}") from error
+        if self.valid_from and self.valid_to and self.valid_from > self.valid_to:
+            raise ValueError(f"valid_from {self.valid_from} is after valid_to {self.valid_to}")
+        return self
+
+
+def read_row(row: Row[Any], library: str) -> MasterRow:
+    """A row of `ROWS`, checked.
+
+    Parameters
+    ----------
+    row : Row
+        As the database gives it.
+    library : str
+        Where the library is, to be named.
+
+    Raises
+    ------
+    FlatcalError
+        When a column does not hold what it is for (library).
+    """
+    try:
+        return MasterRow.model_validate(row._asdict())
+    except ValidationError as error:
+        first = error.errors()[0]
+        words = first["msg"].removeprefix("Value error, ")
+        if first["loc"]:
+            words = words[0].lower() + words[1:]
+            words = f"{first['loc'][0]} is {reprlib.repr(first['input'])}: {words}"
+        remedy = f"restore the table from a copy, or mark {row.id} bad to do without it"
+        if row.status in (MasterStatus.BAD, MasterStatus.RETIRED):
+            remedy = f"it is marked {row.status}, so it does not serve"
+        raise FlatcalError(
+            "library", f"master {row.id} of the library {library} cannot be read: {words}; {remedy}"
+        ) from error
+
+
+def stored_master(row: MasterRow, store: Path) -> StoredMaster:
     """A row of `MASTERS`, with the path of its file."""
     return StoredMaster(
         id=row.id,
