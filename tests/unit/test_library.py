@@ -1,5 +1,6 @@
 """The library of masters in a file: what is kept, what is refused, what may serve a frame."""
 
+import errno
 import hashlib
 import os
 import sqlite3
@@ -262,6 +263,48 @@ def test_a_file_that_changes_while_it_is_copied_is_refused(library, put, monkeyp
     assert "changed while it was copied" in refusal(library.add, path)
     assert files_of(library) == []
     assert library.find(status=None) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs names of open files")
+def test_copies_are_on_the_disk_with_their_names(library, put, monkeypatch):
+    synced = []
+    sync = os.fsync
+    names = {}
+
+    def watch(descriptor):
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        names[synced[-1]] = files_of(library)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    kept = Path(library.add(put()).path)
+    part, folder = [name for name in synced if name.startswith(str(library.store))]
+    assert Path(part).parent == Path(folder) == library.store
+    assert kept.name not in names[part]
+    assert kept.name in names[folder]
+
+
+@pytest.mark.parametrize("name", [f".{'ab' * 16}.part", ".bias-ab.fits.12345678.part-1"])
+def test_copies_that_killed_programs_have_left_are_removed(library, put, name):
+    old, new = library.store / name, library.store / ".bias-cd.fits.12345678.part-2"
+    for part in (old, new):
+        part.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    master = library.add(put())
+    # The other may be in work on another computer.
+    assert files_of(library) == sorted([new.name, Path(master.path).name])
+
+
+def test_why_a_copy_cannot_be_written_is_told(library, put, monkeypatch):
+    def refuse(*_args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("shutil.copyfileobj", refuse)
+    path = put()
+    line = refusal(library.add, path)
+    assert f"{path} cannot be copied to {library.store}" in line
+    assert line.endswith(": No space left on device [library]")
+    assert files_of(library) == []
 
 
 def test_a_folder_that_is_not_mounted_is_not_made_again(library, put):

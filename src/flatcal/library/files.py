@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
+import time
+from contextlib import suppress
 from pathlib import Path
-from uuid import uuid4
+from typing import Final
 
-from flatcal.errors import BrokenFileError, FlatcalError, FrameError
+from flatcal.errors import BrokenFileError, FlatcalError, FrameError, OutputError
 from flatcal.headers import open_file
-from flatcal.io import make_folder, sync_folder
+from flatcal.io import make_folder, replacing
+
+# A copy in work that nothing was written to for so long is one that a killed program left. The
+# number of its process tells nothing: it may run on another computer.
+_STALE_S: Final = 3600
 
 
 def hash_file(path: Path) -> str:
@@ -63,23 +68,28 @@ def keep_copy(source: Path, sha256: str, target: Path) -> None:
     FlatcalError
         When it cannot be copied, or the file changed meanwhile (library).
     """
-    part = target.with_name(f".{uuid4().hex}.part")
     try:
         if target.is_file() and hash_file(target) == sha256:
             return
-        with open_file(source) as original, part.open("xb") as copy:
-            shutil.copyfileobj(original, copy, 1 << 20)
-            copy.flush()
-            # The row that refers to the file must not outlive it.
-            os.fsync(copy.fileno())
-        if hash_file(part) != sha256:
-            raise FlatcalError("library", f"{source} changed while it was copied; add it again")
-        part.chmod(part.stat().st_mode & 0o444)
-        part.replace(target)
-        sync_folder(target.parent)
+        _remove_stale_parts(target.parent)
+        # The row that refers to the file must not outlive it, which `replacing` sees to.
+        with replacing(target) as part:
+            with open_file(source) as original, part.open("xb") as copy:
+                shutil.copyfileobj(original, copy, 1 << 20)
+            if hash_file(part) != sha256:
+                raise FlatcalError("library", f"{source} changed while it was copied; add it again")
+            part.chmod(part.stat().st_mode & 0o444)
     except OSError as error:
+        cause = error.__cause__ if isinstance(error, OutputError) else error
         raise FlatcalError(
-            "library", f"{source} cannot be copied to {target}: {error.strerror or error}"
+            "library",
+            f"{source} cannot be copied to {target}: {getattr(cause, 'strerror', None) or cause}",
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
+
+
+def _remove_stale_parts(folder: Path) -> None:
+    for part in folder.glob(".*.part*"):
+        # Another program may remove it too.
+        with suppress(OSError):
+            if time.time() - part.stat().st_mtime > _STALE_S:
+                part.unlink()
