@@ -156,12 +156,25 @@ def test_every_card_that_is_needed_is_named_when_it_is_missing(library, put, kin
         ({"FCROWS": 40.5}, "FCROWS = 40.5 is not a whole number"),
         ({"FCROWS": True}, "FCROWS = True is not a whole number"),
         ({"NCOMBINE": 0}, "NCOMBINE = 0 is less than 1"),
+        ({"FCCOLS": 2**31}, "FCCOLS = 2147483648 is more than 2147483647"),
+        ({"NCOMBINE": 10**20}, "NCOMBINE = 100000000000000000000 is more than"),
+        ({"TRIMDSEC": "[1:53,1:40]"}, "TRIMDSEC: section '[1:53,1:40]' asks for columns 1 to 53"),
+        ({"TRIMDSEC": "x"}, "TRIMDSEC: "),
         ({"EXPTIME": "1"}, "EXPTIME = '1' is not a number"),
         ({"RECIPE": 7}, "RECIPE = 7 is not text"),
     ],
 )
 def test_cards_of_another_kind_are_refused(library, put, cards, told):
     assert told in refusal(library.add, put(**cards), slug="not-a-master")
+
+
+def test_numbers_without_end_are_refused(library, put):
+    path = put(EXPTIME=1.5)
+    path.write_bytes(
+        path.read_bytes().replace(b"  1.5 /", b"1E999 /").replace(b"  1.5 ", b"1E999 ")
+    )
+    assert "EXPTIME = inf is not a number" in refusal(library.add, path, slug="not-a-master")
+    assert library.entries() == {}
 
 
 def test_files_that_are_broken_are_refused(library, put, tmp_path):
@@ -531,7 +544,8 @@ def test_limits_can_be_set_later(library, put):
 
 def test_a_number_that_no_master_has(library):
     for call in (library.get, library.verify):
-        assert f"no master 7 in {library.where}" in refusal(call, 7)
+        for number in (7, -1, 1 << 63, -(1 << 63), 10**30):
+            assert f"no master {number} in {library.where}" in refusal(call, number)
     assert "no master 7" in refusal(library.set_status, 7, MasterStatus.BAD)
     assert "no master 7" in refusal(library.set_validity, 7, None, None)
 

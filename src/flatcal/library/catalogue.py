@@ -24,6 +24,7 @@ from flatcal.stored import MasterStatus, StoredMaster
 
 # Masters of one path that agree in these are the same master, made again.
 _SAME_MASTER: Final = ("source", "kind", "filter", *SETUP_COLUMNS)
+_NUMBERS_END: Final = 1 << 63
 
 
 def replaced_note(master_id: int) -> str:
@@ -329,7 +330,10 @@ class Library:
         return entries
 
     def _row(self, connection: Connection, master_id: int) -> Row[Any]:
-        row = connection.execute(ROWS.where(MASTERS.c.id == master_id)).first()
+        row = None
+        # No database takes a longer number.
+        if abs(master_id) < _NUMBERS_END:
+            row = connection.execute(ROWS.where(MASTERS.c.id == master_id)).first()
         if row is None:
             raise FlatcalError(
                 "library",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import Final, TypeVar
 
-from flatcal.errors import BrokenFileError, FlatcalError
+from flatcal.errors import BrokenFileError, FlatcalError, SectionError
 from flatcal.frame import Kind
 from flatcal.headers import HeaderCards, scan_file
 from flatcal.library.dates import parse_date
+from flatcal.section import parse_sections
 
 T = TypeVar("T", str, bool, int, float)
 
 _KINDS: Final = (Kind.BIAS, Kind.DARK, Kind.FLAT)
+# What a database takes as a whole number.
+_LARGEST: Final = 2**31 - 1
 _MEANING: Final = {str: "text", bool: "T or F", int: "a whole number", float: "a number"}
 
 
@@ -42,12 +46,13 @@ def read_master_row(path: Path) -> dict[str, object]:
     if kind not in _KINDS:
         raise read.refusal(f"IMAGETYP is {kind!r}, not bias, dark or flat")
     date_first = read.date("DATE-OBS")
+    shape = read.count("FCROWS"), read.count("FCCOLS")
     return {
         "kind": kind,
         "recipe": read.card("RECIPE", str),
         "camera": read.card("FCCAMERA", str),
-        "n_rows": read.count("FCROWS"),
-        "n_columns": read.count("FCCOLS"),
+        "n_rows": shape[0],
+        "n_columns": shape[1],
         "x_binning": read.count("FCXBIN"),
         "y_binning": read.count("FCYBIN"),
         "readout_mode": read.card("FCRDMODE", str),
@@ -56,7 +61,7 @@ def read_master_row(path: Path) -> dict[str, object]:
         "pedestal_adu": read.card("FCPEDEST", float) if "FCPEDEST" in read else 0.0,
         "detector": read.card("FCDETECT", str) if "FCDETECT" in read else "",
         "linearity": read.card("FCLINEAR", str) if "FCLINEAR" in read else "",
-        "trim_section": read.card("TRIMDSEC", str) if "TRIMDSEC" in read else "",
+        "trim_section": read.section("TRIMDSEC", shape),
         "overscan": read.card("OSCANSUB", bool) and ("OSCANSEC" in read or "POSCNSEC" not in read),
         "parallel_overscan": "POSCNSEC" in read,
         "exposure_time_s": read.card("EXPTIME", float),
@@ -108,7 +113,7 @@ class _Cards:
         if wanted is float and type(value) is int:
             value = float(value)
         # Not isinstance: T and F are whole numbers to Python.
-        if type(value) is not wanted:
+        if type(value) is not wanted or (isinstance(value, float) and not isfinite(value)):
             raise self.refusal(f"{keyword} = {value!r} is not {_MEANING[wanted]}")
         return value
 
@@ -117,7 +122,20 @@ class _Cards:
         value = self.card(keyword, int)
         if value < 1:
             raise self.refusal(f"{keyword} = {value} is less than 1")
+        if value > _LARGEST:
+            raise self.refusal(f"{keyword} = {value} is more than {_LARGEST}")
         return value
+
+    def section(self, keyword: str, shape: tuple[int, int]) -> str:
+        """The value of a card that names sections of an image; nothing where it is missing."""
+        if keyword not in self:
+            return ""
+        text = self.card(keyword, str)
+        try:
+            parse_sections(text, shape)
+        except SectionError as error:
+            raise self.refusal(f"{keyword}: {error.text}") from error
+        return text
 
     def date(self, keyword: str) -> str:
         """The value of a card if it is a date that can be compared, else nothing."""
