@@ -5,6 +5,7 @@ Imports that cost time stand inside the commands that need them, so that ``--hel
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -353,13 +354,21 @@ def _report(result: RunResult) -> None:
 
 
 def _keep_masters(library: str, files: list[Path]) -> None:
+    """Add the masters; where that fails, the next run would not, for it makes them no more."""
+    from flatcal.errors import FlatcalError  # noqa: PLC0415
     from flatcal.library import open_library  # noqa: PLC0415
 
-    with open_library(library) as opened:
-        for file in files:
-            if file.parent.name == "masters":
+    left = [file for file in files if file.parent.name == "masters"]
+    try:
+        with open_library(library) as opened:
+            while left:
+                file = left[0]
                 kept = opened.add(file)
+                del left[0]
                 typer.echo(f"library {kept.id}: {file.name}")
+    except FlatcalError as error:
+        words = shlex.join(["flatcal", "library", "add", *map(str, left)])
+        raise FlatcalError(error.slug, f"{error.text}; not in the library yet: {words}") from error
 
 
 def _plan(

@@ -12,6 +12,7 @@ import pytest
 from astropy.io import fits
 from typer.testing import CliRunner
 
+from flatcal.cli import _keep_masters
 from flatcal.cli_library import library_app
 from flatcal.engine.run import run_plan
 from flatcal.errors import FlatcalError
@@ -601,6 +602,23 @@ def test_a_master_that_cannot_be_read_is_told_and_not_passed_over(library, put, 
         assert "it is marked bad" in refusal(library.set_status, 1, MasterStatus.BAD)
     assert ids(library.find()) == [2, 3]
     assert list(library.entries()) == [1, 2, 3]
+
+
+def test_masters_of_a_run_that_could_not_be_kept_are_named(library, put, monkeypatch):
+    monkeypatch.setattr("flatcal.library.database.BUSY_S", 0.1)
+    files = [put(f"masters/{n}.fits", NCOMBINE=10 + n) for n in range(3)]
+    library.add(files[1])
+    corrupt(library, "UPDATE flatcal_master SET date_first = x'ff'")
+    line = refusal(_keep_masters, library.where, [put("science.fits"), *files])
+    assert "date_first" in line
+    assert line.endswith(f"yet: flatcal library add {files[1]} {files[2]} [library]")
+    assert len(library.entries()) == 2
+    other = sqlite3.connect(library.where, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    line = refusal(_keep_masters, library.where, files)
+    other.close()
+    assert "is busy" in line
+    assert all(str(file) in line for file in files)
 
 
 def test_all_that_cannot_be_read_are_counted(library, put):
