@@ -31,6 +31,7 @@ from flatcal.cli_options import (
     memory_limit,
     read_config,
 )
+from flatcal.cli_streams import prepare_streams
 
 if TYPE_CHECKING:
     from flatcal.engine.result import RunResult
@@ -69,6 +70,7 @@ def main() -> None:
     """Entry point: every error on purpose becomes one line and an exit code."""
     from flatcal.errors import FlatcalError  # noqa: PLC0415
 
+    prepare_streams()
     try:
         app(standalone_mode=True)
     except FlatcalError as error:

@@ -27,17 +27,19 @@ COMMANDS += ["library"]
 TERMINAL = {"MPLBACKEND": "agg", "COLUMNS": "80", "NO_COLOR": "1"}
 
 
-def process(*words):
+def process(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, before=None, **environment):
     """Run a command in a process; whatever it says, it is never a traceback."""
     code = "from flatcal.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, words)],
-        capture_output=True,
+        stdout=stdout,
+        stderr=stderr,
         text=True,
         check=False,
-        env={**os.environ, **TERMINAL},
+        preexec_fn=before,
+        env={**os.environ, **TERMINAL, **environment},
     )
-    assert "Traceback" not in done.stdout + done.stderr
+    assert "Traceback" not in f"{done.stdout}{done.stderr}"
     return done
 
 
@@ -241,6 +243,16 @@ def test_run_does_not_replace_a_file_of_others_unless_told(night, tmp_path):
     done = flatcal("run", night, tmp_path / "out", "--overwrite")
     assert done.returncode == 0
     assert fits.getval(mine, "IMAGETYP") == "science"
+
+
+# -- the terminal ------------------------------------------------------------------------
+
+
+def test_names_that_a_terminal_does_not_know_are_spelt_out(night, tmp_path):
+    (night / "m51.fits").rename(night / "m51 \u0439.fits")
+    done = process("run", night, tmp_path / "out", LC_ALL="C", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "m51 \\u0439" in done.stdout
 
 
 def test_kinds_can_be_said(night, tmp_path):
