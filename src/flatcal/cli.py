@@ -31,7 +31,7 @@ from flatcal.cli_options import (
     memory_limit,
     read_config,
 )
-from flatcal.cli_streams import prepare_streams
+from flatcal.cli_streams import drop_full_stream, prepare_streams, tell
 
 if TYPE_CHECKING:
     from flatcal.engine.result import RunResult
@@ -76,11 +76,17 @@ def main() -> None:
     except FlatcalError as error:
         from flatcal.text import readable  # noqa: PLC0415
 
-        typer.echo(f"flatcal: {readable(str(error))}", err=True)
+        tell(readable(str(error)))
         sys.exit(EXIT_USAGE)
     except MemoryError as error:
         why = f"the system refused memory: {error or 'nothing is left'}"
-        typer.echo(f"flatcal: {why}; raise the limit (ulimit -v) [resources]", err=True)
+        tell(f"{why}; raise the limit (ulimit -v) [resources]")
+        sys.exit(EXIT_USAGE)
+    except OSError as error:
+        stream = drop_full_stream()
+        if stream is None:
+            raise
+        tell(f"{stream} cannot be written: {error.strerror} [output-not-writable]")
         sys.exit(EXIT_USAGE)
 
 

@@ -240,7 +240,10 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "The output folder lies inside the raw folder (or the other way round), so that a "
             "second run would take outputs for raw frames. Choose a folder beside it."
         ),
-        "output-not-writable": "The output folder cannot be written.",
+        "output-not-writable": (
+            "The output folder, another file that was asked for, or standard output cannot be "
+            "written. What was made before is kept; run again when there is room."
+        ),
         "remote-address": (
             "An address such as s3://bucket/night cannot be used: it names no folder, holds a "
             "password, is of a kind that fsspec does not know, or the command works on folders of "

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -253,6 +254,35 @@ def test_names_that_a_terminal_does_not_know_are_spelt_out(night, tmp_path):
     done = process("run", night, tmp_path / "out", LC_ALL="C", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
     assert "m51 \\u0439" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "--help"])
+def test_output_that_is_full_is_told_when_all_is_done(small, tmp_path, command):
+    words = {"run": ("run", small, tmp_path / "out")}
+    with Path("/dev/full").open("w") as full:
+        done = process(*words.get(command, (command,)), stdout=full)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    told = "standard output cannot be written: No space left on device [output-not-writable]"
+    assert line == f"flatcal: {told}"
+    assert (tmp_path / "out" / "run.json").exists() == (command == "run")
+
+
+def test_standard_error_that_is_full_is_exit_2(tmp_path):
+    with Path("/dev/full").open("w") as full:
+        assert process("plan", tmp_path / "gone", stderr=full).returncode == 2
+
+
+@pytest.mark.parametrize("streams", [(1,), (0, 1, 2)])
+def test_output_that_is_closed_takes_anything(small, tmp_path, streams):
+    def close():
+        for number in streams:
+            os.close(number)
+
+    done = process("run", small, tmp_path / "out", before=close)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    again = process("run", small, tmp_path / "out")
+    assert "everything is up to date" in again.stdout
 
 
 def test_kinds_can_be_said(night, tmp_path):
