@@ -299,17 +299,33 @@ def load_config(path: str | Path) -> Config:
     except UnicodeDecodeError as error:
         raise ConfigError("bad-config", f"{path} is not text in UTF-8: {error}") from error
     config = parse_config(text, str(path))
-    # As people expect: beside the settings, wherever the command is called from.
-    files = {
-        name: str((path.parent / file).resolve())
-        for name in ("bad_pixel_mask", "linearity_table")
-        if (file := getattr(config.camera, name)) is not None
-    }
+    files = {}
+    for name in ("bad_pixel_mask", "linearity_table"):
+        file = getattr(config.camera, name)
+        if file is None:
+            continue
+        try:
+            # As people expect: beside the settings, wherever the command is called from.
+            files[name] = str((path.parent / file).resolve())
+        except (ValueError, RuntimeError) as error:  # a null byte; links in a circle
+            told = f"{path}: camera.{name} = {file!r} is no name of a file: {error}"
+            raise ConfigError("bad-config", told) from error
     return config.model_copy(update={"camera": config.camera.model_copy(update=files)})
 
 
 def parse_config(text: str, name: str) -> Config:
     """Turn TOML text into settings; `name` stands in the messages. See `load_config`."""
+    try:
+        return _parse(text, name)
+    except ConfigError:
+        raise
+    except (ValueError, RecursionError) as error:
+        # Python's own limits: of digits that it turns into a number or back, and of depth.
+        told = f"{name} holds a number of thousands of digits, or brackets nested too deeply"
+        raise ConfigError("bad-config", told) from error
+
+
+def _parse(text: str, name: str) -> Config:
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -177,6 +177,25 @@ def test_a_file_that_cannot_be_read_is_a_mistake_of_the_configuration(tmp_path):
         assert caught.value.slug == "bad-config"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 5000,
+        "a = " + "9" * 5000,
+        "[dark]\ntolerance_s = 0x" + "f" * 5000,
+        '[camera]\nbad_pixel_mask = "a\\u0000b"',
+        '[camera]\nlinearity_table = "a\\u0000b"',
+    ],
+)
+def test_what_python_does_not_take_is_a_mistake_of_the_configuration(tmp_path, text):
+    path = tmp_path / "night.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=path.name) as caught:
+        load_config(path)
+    assert caught.value.slug == "bad-config"
+    assert len(str(caught.value)) < 300
+
+
 def test_a_file_is_read_and_named(tmp_path):
     path = tmp_path / "night.toml"
     path.write_text("[dark]\nscale_up = true\n")
