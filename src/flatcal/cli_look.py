@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flatcal.watching import State
 
 _SHOWN = 5
+_LONGEST_S = 86_400
 
 
 def report(out: OutFolder, _verbose: Verbose = 0) -> None:
@@ -40,13 +41,23 @@ def report(out: OutFolder, _verbose: Verbose = 0) -> None:
     typer.echo(write_tested_report(out))
 
 
+def _seconds(value: float) -> float:
+    # Neither is infinity below it, nor what is no number.
+    if not value <= _LONGEST_S:
+        raise typer.BadParameter(f"{value} is not a number of seconds up to {_LONGEST_S}, a day.")
+    return value
+
+
 def watch(
     raw: RawFolder,
     out: OutFolder,
     config: ConfigFile = None,
     kind: KindRules = None,
     interval_s: Annotated[
-        float, typer.Option("--interval", min=0.1, help="Seconds between looks at the folder.")
+        float,
+        typer.Option(
+            "--interval", min=0.1, callback=_seconds, help="Seconds between looks at the folder."
+        ),
     ] = 2.0,
     jobs: Jobs = None,
     memory: Memory = None,

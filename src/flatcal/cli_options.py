@@ -154,6 +154,7 @@ def folder_here(where: str, command: str) -> Path:
     return place
 
 
+_MOST_BYTES = 1 << 63
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?))?B?\s*", re.IGNORECASE)
 
 
@@ -167,7 +168,7 @@ def parse_size(text: str) -> int:
     from flatcal.errors import ConfigError  # noqa: PLC0415
 
     match = _SIZE.fullmatch(text)
-    if match is None or float(match[1]) <= 0:
+    if match is None or not 0 < float(match[1]) <= _MOST_BYTES:
         raise ConfigError("bad-config", f"--memory {text!r} is not a size such as 512MiB or 2GiB")
     base = 1024 if match[3] else 1000
     power = " KMGT".index((match[2] or " ").upper())

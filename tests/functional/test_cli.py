@@ -452,6 +452,7 @@ def test_an_output_folder_that_can_not_be_made(small):
         (["--memory", "lots"], "'lots'"),
         (["--memory", "0"], "'0'"),
         (["--memory=-1GiB"], "'-1GiB'"),
+        (["--memory", "9" * 400 + "G"], "'999"),
         (["--kind", "light=x*"], "'light=x*'"),
         (["-c", "gone.toml"], "gone.toml"),
     ],
@@ -459,6 +460,14 @@ def test_an_output_folder_that_can_not_be_made(small):
 def test_a_bad_option(small, tmp_path, words, told):
     line = refusal(flatcal("run", small, tmp_path / "out", *words), "bad-config", 2)
     assert told in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("seconds", ["inf", "1e300", "nan", "0"])
+def test_a_bad_interval(small, tmp_path, seconds):
+    done = flatcal("watch", small, tmp_path / "out", "--interval", seconds)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--interval" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
