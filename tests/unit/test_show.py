@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 import matplotlib as mpl
 
 mpl.use("agg")
@@ -146,6 +150,28 @@ def test_show_file_writes_png_with_title(flat, tmp_path, monkeypatch):
     monkeypatch.setattr(Figure, "savefig", remember_title)
     assert show_file(flat, tmp_path / "flat.png") == tmp_path / "flat.png"
     assert titles == ["flat-01.fits, flat, 70.001 s, g'"]
+
+
+def test_a_picture_is_written_whole_or_not_at_all(flat, tmp_path, monkeypatch):
+    def fill_the_disk(_figure, path, **_options):
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    show_file(flat, tmp_path / "old.png")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(Figure, "savefig", fill_the_disk)
+    for name in ("new.png", "old.png"):
+        with pytest.raises(OutputError, match=rf"{name} .*No space left") as caught:
+            show_file(flat, tmp_path / name)
+        assert caught.value.slug == "output-not-writable"
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_device_is_written_to_and_not_replaced(ramp, tmp_path):
+    path = tmp_path / "null"
+    path.symlink_to("/dev/null")
+    save_png(ramp, path)
+    assert path.is_char_device()
 
 
 def test_show_file_opens_a_window(flat, monkeypatch):

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from flatcal.errors import FrameError, OutputError
 from flatcal.extension import plane_key, split_name
 from flatcal.headers import HduInfo, Value, scan_hdus
-from flatcal.io import naming
+from flatcal.io import naming, naming_output, replacing
 
 
 def style_path() -> Path:
@@ -140,13 +140,17 @@ def save_png(image: CCDData | npt.ArrayLike, path: str | Path, title: str = "") 
     ------
     FrameError
         The image has not two axes (image-type).
-    OSError
-        The file cannot be written.
+    OutputError
+        The file cannot be written (output-not-writable); one that was there is as it was.
     """
     figure = Figure(figsize=(10, 10))
     show_image(image, cmap="gray", fig=figure).set_title(title)
-    figure.savefig(path, format="png", dpi=100, bbox_inches="tight")
-    return Path(path)
+    path = Path(path)
+    # What is no file, such as /dev/stdout, is written to and not replaced.
+    is_other = path.exists() and not path.is_file()
+    with naming_output(path) if is_other else replacing(path) as part:
+        figure.savefig(part or path, format="png", dpi=100, bbox_inches="tight")
+    return path
 
 
 def show_file(path: str | Path, output: str | Path | None = None) -> Path | None:
@@ -181,12 +185,7 @@ def show_file(path: str | Path, output: str | Path | None = None) -> Path | None
     with naming(Path(path)):
         pixels = fits.getdata(file, hdu.index)
     if output is not None:
-        try:
-            return save_png(pixels, output, title)
-        except OSError as error:
-            raise OutputError(
-                "output-not-writable", f"{output} cannot be written: {error.strerror}"
-            ) from error
+        return save_png(pixels, output, title)
     if plt.get_backend().lower() == "agg":
         raise OutputError("output-not-writable", "there is no display; say -o FILE.png")
     show_image(pixels, cmap="gray").set_title(title)
