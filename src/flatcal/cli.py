@@ -32,6 +32,7 @@ from flatcal.cli_options import (
     read_config,
 )
 from flatcal.cli_streams import drop_full_stream, prepare_streams, tell
+from flatcal.text import readable
 
 if TYPE_CHECKING:
     from flatcal.engine.result import RunResult
@@ -74,8 +75,6 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except FlatcalError as error:
-        from flatcal.text import readable  # noqa: PLC0415
-
         tell(readable(str(error)))
         sys.exit(EXIT_USAGE)
     except MemoryError as error:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import re
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+
+from flatcal.cli_streams import tell
+from flatcal.text import readable
 
 if TYPE_CHECKING:
     from flatcal.recipe import Config
@@ -65,8 +69,6 @@ class _Readable(logging.Formatter):
     """Lines for a terminal: names of files may hold escapes."""
 
     def format(self, record: logging.LogRecord) -> str:
-        from flatcal.text import readable  # noqa: PLC0415
-
         text = super().format(record)
         return readable(text, len(text))
 
@@ -106,6 +108,21 @@ class _JsonLines(logging.Formatter):
         return json.dumps(content)
 
 
+class _LogFile(logging.FileHandler):
+    """A file that says once when it cannot be written; the program goes on without."""
+
+    is_told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.is_told:
+            self.is_told = True
+            why = f"cannot be written: {error.strerror}; the work goes on, not all of it is logged"
+            tell(f"{readable(self.baseFilename)} {why} [output-not-writable]")
+
+
 def log_to(path: Path | None) -> Path | None:
     """Add what is logged to a file, one JSON object on a line."""
     if path is None:
@@ -113,7 +130,7 @@ def log_to(path: Path | None) -> Path | None:
     from flatcal.errors import OutputError  # noqa: PLC0415
 
     try:
-        handler = logging.FileHandler(path, encoding="utf-8")
+        handler = _LogFile(path, encoding="utf-8")
     except OSError as error:
         text = f"{path} cannot be written: {error.strerror or error}"
         raise OutputError("output-not-writable", text) from error

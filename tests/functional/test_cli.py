@@ -273,6 +273,15 @@ def test_standard_error_that_is_full_is_exit_2(tmp_path):
         assert process("plan", tmp_path / "gone", stderr=full).returncode == 2
 
 
+def test_a_log_that_is_full_is_told_once_and_the_run_goes_on(small, tmp_path):
+    done = process("run", small, tmp_path / "out", "--log", "/dev/full")
+    assert done.returncode == 0
+    assert "outputs written" in done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("flatcal: /dev/full cannot be written: No space left on device; ")
+    assert line.endswith("[output-not-writable]")
+
+
 @pytest.mark.parametrize("streams", [(1,), (0, 1, 2)])
 def test_output_that_is_closed_takes_anything(small, tmp_path, streams):
     def close():
