@@ -238,9 +238,9 @@ def run(
         print_failures(result)
     else:
         print_result(result)
-    _report(result)
     if kept_from is not None and library is not None:
         _keep_masters(library, [kept_from / made for made in result.made])
+    _report(result, overwrite=overwrite)
     if result.failed:
         raise typer.Exit(EXIT_FRAME_FAILED)
 
@@ -336,12 +336,13 @@ def _show_dashboard(link: str) -> None:
     typer.echo(f"dashboard: {link}", err=True)
 
 
-def _report(result: RunResult) -> None:
+def _report(result: RunResult, *, overwrite: bool) -> None:
     """Write the report where somebody looks, and where one would be out of date without.
 
     A report takes a second or two, as long as the run of a small night; programs that run flatcal
-    by the hundred have no use for it.
+    by the hundred have no use for it. A page of others in its place is only told: the run is done.
     """
+    from flatcal.errors import OutputError  # noqa: PLC0415
     from flatcal.records import REPORT  # noqa: PLC0415
     from flatcal.storage import status_of  # noqa: PLC0415
 
@@ -349,15 +350,22 @@ def _report(result: RunResult) -> None:
     if report_file.exists():
         # The records keep their time where nothing has changed.
         times = [status_of(result.out / name).mtime_ns for name in ("plan.json", "run.json")]
-        wanted = status_of(report_file).mtime_ns < max(times)
+        wanted = overwrite or status_of(report_file).mtime_ns < max(times)
     else:
         wanted = sys.stdout.isatty()
-    if wanted:
-        from flatcal.report.page import write_report  # noqa: PLC0415
+    if not wanted:
+        return
+    from flatcal.report.page import write_report  # noqa: PLC0415
 
-        path = write_report(result.out)
-        if sys.stdout.isatty():
-            typer.echo(f"report: {path}")
+    try:
+        path = write_report(result.out, overwrite=overwrite)
+    except OutputError as error:
+        if error.slug != "output-exists":
+            raise
+        tell(readable(str(error)))
+        return
+    if sys.stdout.isatty():
+        typer.echo(f"report: {path}")
 
 
 def _keep_masters(library: str, files: list[Path]) -> None:

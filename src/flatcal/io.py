@@ -40,6 +40,9 @@ Array = NDArray[Any]
 # Bytes that are read and hashed at once where they are not needed for anything else.
 _READ_BYTES = 1 << 20
 
+# Within which `is_ours` looks for a mark.
+_BYTES_TO_MARK = 200
+
 _WARNINGS_LOCK = RLock()
 
 _PART = re.compile(r"\..+\.part-(\d+)")
@@ -522,6 +525,30 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def is_ours(path: Place, mark: bytes) -> bool:
+    """Whether there is a file that bears a mark of flatcal near its beginning."""
+    try:
+        with open_file(path) as file:
+            return mark in file.read(_BYTES_TO_MARK)
+    except (OSError, FrameError):
+        return False
+
+
+def require_ours(path: Place, mark: bytes) -> None:
+    """Refuse to replace what does not bear it.
+
+    Raises
+    ------
+    OutputError
+        When there is something else under that name.
+    """
+    if path.exists() and not is_ours(path, mark):
+        raise OutputError(
+            "output-exists",
+            f"{path} was not written by flatcal; move it away, or say run --overwrite",
+        )
 
 
 def write_text(path: Place, text: str) -> None:

@@ -18,13 +18,13 @@ from flatcal.errors import FrameError
 from flatcal.extension import file_of
 from flatcal.frame import Frame, Kind
 from flatcal.index import find_frames
-from flatcal.io import write_text
+from flatcal.io import require_ours, write_text
 from flatcal.look_cache import remembered_looks
 from flatcal.plan import FramePlan, Plan
 from flatcal.planning import plan_found
 from flatcal.recipe import Config
 from flatcal.report.html import Alert
-from flatcal.report.page import write_report
+from flatcal.report.page import require_our_report, write_report
 from flatcal.survey import Look
 
 # A flat should stay below this part of saturation: cameras bend before they saturate.
@@ -33,6 +33,10 @@ _NEAR_SATURATION: Final = 0.8
 WAITING: Final = frozenset(("no-dark", "no-bias", "no-flat", "dark-exposure"))
 # Caveats that doubt whether a frame belongs: see `flatcal.second_look`.
 _DOUBTS: Final = frozenset(("kind-doubt", "filter-doubt", "flat-level-doubt"))
+
+# What tells pages that are open that there is a new one, and how it begins.
+_VERSION_FILE: Final = "report-version.js"
+_VERSION: Final = "window.flatcal_version"
 
 _Stamp = tuple[int, int]
 
@@ -94,7 +98,11 @@ def watch(
     ------
     FrameError
         When the raw folder is not there.
+    OutputError
+        When the page, or what tells that it is new, would replace a file of others.
     """
+    require_our_report(out)
+    require_ours(out / _VERSION_FILE, _VERSION.encode())
     before: dict[str, _Stamp] = {}
     done: dict[str, _Stamp] | None = None
     while True:
@@ -185,4 +193,4 @@ def _write_page(out: Path, alerts: Sequence[Alert]) -> None:
     """The page first, then what tells pages that are open that it is new."""
     version = str(time.time_ns())
     write_report(out, alerts=alerts, live=version)
-    write_text(out / "report-version.js", f'window.flatcal_version = "{version}";\n')
+    write_text(out / _VERSION_FILE, f'{_VERSION} = "{version}";\n')

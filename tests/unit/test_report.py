@@ -19,16 +19,18 @@ from typer.testing import CliRunner
 import flatcal
 from flatcal import build_plan, run_plan
 from flatcal.cli import app
-from flatcal.errors import ConfigError
-from flatcal.recipe import parse_config
+from flatcal.errors import ConfigError, OutputError
+from flatcal.recipe import Config, parse_config
 from flatcal.report.gather import gather_report
 from flatcal.report.html import render_report
-from flatcal.report.page import write_report
+from flatcal.report.page import has_report, write_report
 from flatcal.report.pictures import block_for, coarse_grid, cut_out, shrink, thumbnail
 from flatcal.report.plots import count_values, times_of
 from flatcal.report.samples import rows_after_each_step, spread_bands
+from flatcal.report.tested import write_tested_report
 from flatcal.text import readable
 from flatcal.verify.night import open_night
+from flatcal.watching import watch
 
 SETTINGS = """\
 [camera]
@@ -257,6 +259,33 @@ def test_a_run_without_a_terminal_renews_a_report_but_begins_none(tmp_path, put_
     put_frame(raw / "b2.fits", "BIAS", 0.0)
     run("run", raw, out)
     assert "3 frames" in (out / "report.html").read_text()
+
+
+def test_a_page_of_others_in_the_place_of_the_report_is_not_replaced(tmp_path, put_frame):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    for number in range(2):
+        put_frame(raw / f"b{number}.fits", "BIAS", 0.0)
+    page = out / "report.html"
+    out.mkdir()
+    page.write_text("my own diary")
+    made = run("run", raw, out)
+    told = f"{page} was not written by flatcal; move it away, or say run --overwrite"
+    assert (made.returncode, made.stderr) == (0, f"flatcal: {told} [output-exists]\n")
+    assert "1 output written" in made.stdout
+    assert (out / "run.json").exists()
+    for refusing in (
+        lambda: write_report(out),
+        lambda: write_tested_report(out),
+        lambda: next(watch(raw, out, Config())),
+    ):
+        with pytest.raises(OutputError, match=r"output-exists"):
+            refusing()
+    assert not has_report(out)
+    assert page.read_text() == "my own diary"
+    assert run("run", raw, out, "--overwrite").returncode == 0
+    assert "2 frames" in page.read_text()
+    assert has_report(out)
+    write_report(out)
 
 
 def test_quiet_still_tells_what_failed(tmp_path, put_frame):

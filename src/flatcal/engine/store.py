@@ -31,7 +31,7 @@ from flatcal.fits_writer import ImageWriter, go_on, whole_blocks, write_image, w
 from flatcal.flags import Flag
 from flatcal.frame import Caveat, Kind
 from flatcal.headers import HduInfo, scan_first_image, scan_hdus
-from flatcal.io import make_folder, write_text
+from flatcal.io import make_folder, require_ours, write_text
 from flatcal.plan import Plan
 from flatcal.recipe import OUTPUT_SUFFIXES
 from flatcal.records import InputRecord, ProductRecord, RunRecord
@@ -116,15 +116,10 @@ class OutputStore:
         OutputError
             When plan.json or run.json, which would be replaced, are somebody else's.
         """
-        for name in ("plan.json", "run.json"):
-            path = out / name
-            if overwrite or not path.exists():
-                continue
-            # Both begin so, whatever became of the rest.
-            if not path.is_file() or b'"schema_version"' not in path.read_bytes()[:100]:
-                raise OutputError(
-                    "output-exists", f"{path} was not written by flatcal; say --overwrite"
-                )
+        if not overwrite:
+            for name in ("plan.json", "run.json"):
+                # Both begin so, whatever became of the rest.
+                require_ours(out / name, b'"schema_version"')
         return cls(out, overwrite=overwrite, previous=_previous_record(out), leave=leave)
 
     def known_input(self, raw: str, file: str) -> InputRecord | None:

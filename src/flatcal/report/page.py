@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from flatcal.io import write_text
+from flatcal.io import is_ours, require_ours, write_text
 from flatcal.records import REPORT
 from flatcal.report.gather import gather_report
 from flatcal.report.html import Alert, render_report
@@ -15,6 +15,25 @@ from flatcal.verify.records import Verification
 if TYPE_CHECKING:
     from flatcal.photon_transfer.night import DetectorReport
 
+# Stands in report.html, before anything that is of a night.
+_MARK: Final = b'<meta name="generator" content="flatcal">'
+
+
+def has_report(out: Place) -> bool:
+    """Whether there is a report of flatcal in an output folder."""
+    return is_ours(out / REPORT, _MARK)
+
+
+def require_our_report(out: str | Place) -> None:
+    """Refuse a page under the name of the report that flatcal did not write.
+
+    Raises
+    ------
+    OutputError
+        When there is one.
+    """
+    require_ours(place_of(out) / REPORT, _MARK)
+
 
 def write_report(
     out: str | Place,
@@ -23,6 +42,7 @@ def write_report(
     measured: DetectorReport | None = None,
     alerts: Sequence[Alert] = (),
     live: str = "",
+    overwrite: bool = False,
 ) -> Place:
     """Write the report of a run as one page that opens without a network.
 
@@ -36,6 +56,8 @@ def write_report(
         Gain and read noise, see `flatcal.photon_transfer`.
     alerts, live
         See `render_report`.
+    overwrite : bool, optional
+        Replace a page that flatcal did not write.
 
     Returns
     -------
@@ -47,9 +69,11 @@ def write_report(
     ConfigError
         When the folder holds no run.
     OutputError
-        When the page cannot be written.
+        When the page cannot be written, or flatcal did not write the one that is there.
     """
     folder = place_of(out)
+    if not overwrite:
+        require_our_report(folder)
     view = gather_report(folder, verification, measured)
     path = folder / REPORT
     write_text(path, render_report(view, alerts, live))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flatcal.errors import FlatcalError
 from flatcal.index import find_frames
 from flatcal.photon_transfer.night import DetectorReport, measure_detectors
-from flatcal.report.page import write_report
+from flatcal.report.page import require_our_report, write_report
 from flatcal.storage import Place
 from flatcal.verify import verify_output
 from flatcal.verify.night import open_night
@@ -21,8 +21,9 @@ def write_tested_report(out: str | Place) -> Place:
     ConfigError
         When the folder holds no run.
     OutputError
-        When the page cannot be written.
+        When the page cannot be written, or flatcal did not write the one that is there.
     """
+    require_our_report(out)  # before all the work
     return write_report(out, verification=verify_output(out), measured=measure_run(out))
 
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from flatcal.errors import ConfigError
 from flatcal.frame import Kind
 from flatcal.plan import KEEPS_VALUES, FramePlan
-from flatcal.records import REPORT
-from flatcal.report.page import write_report
+from flatcal.report.page import has_report, write_report
 from flatcal.report.pictures import block_for, shrink
 from flatcal.report.samples import (
     output_rows,
@@ -167,7 +166,7 @@ class Viewer:
         with self._lock:
             result = overrule(self.night, file, self.settings, leave_out=leave_out)
             self.night = open_night(self.out)
-            if (self.out / REPORT).exists():
+            if has_report(self.out):
                 write_report(self.out)
         made = ", ".join(result.made) or "nothing"
         verb = "left out" if leave_out else "taken in again"
