@@ -87,6 +87,11 @@ def main() -> None:
             raise
         tell(f"{stream} cannot be written: {error.strerror} [output-not-writable]")
         sys.exit(EXIT_USAGE)
+    except SystemExit as end:
+        # So typer ends what was interrupted, unless the command had more to say of it.
+        if isinstance(getattr(end.__context__, "__cause__", None), KeyboardInterrupt):
+            tell("interrupted")
+        raise
 
 
 def _show_version(value: bool) -> None:
@@ -196,27 +201,31 @@ def run(
     _verbose: Verbose = 0,
 ) -> None:
     """Calibrate a night: masters, flats, master flats, science; exit 1 when a frame failed."""
-    from flatcal.engine.run import run_plan  # noqa: PLC0415
-    from flatcal.report.terminal import print_failures, print_result, progress_bar  # noqa: PLC0415
-
-    memory_bytes = memory_limit(memory)
-    if keep_masters and library is None:
-        raise typer.BadParameter("--keep-masters needs --library")
-    kept_from = folder_here(out, "--keep-masters") if keep_masters else None
-    if plan_file is None:
-        flats = False if no_write_flats else None
-        made = _plan(
-            raw, config, kind, library, jobs=jobs, create=keep_masters, dtype=dtype, flats=flats
-        )
-    else:
-        made = _saved_plan(plan_file, raw, (config, kind, dtype, no_write_flats or None))
-    reached = "nothing"
+    reached = "no output was finished"
     try:
+        from flatcal.engine.run import run_plan  # noqa: PLC0415
+        from flatcal.report.terminal import (  # noqa: PLC0415
+            print_failures,
+            print_result,
+            progress_bar,
+        )
+
+        memory_bytes = memory_limit(memory)
+        if keep_masters and library is None:
+            raise typer.BadParameter("--keep-masters needs --library")
+        kept_from = folder_here(out, "--keep-masters") if keep_masters else None
+        if plan_file is None:
+            flats = False if no_write_flats else None
+            made = _plan(
+                raw, config, kind, library, jobs=jobs, create=keep_masters, dtype=dtype, flats=flats
+            )
+        else:
+            made = _saved_plan(plan_file, raw, (config, kind, dtype, no_write_flats or None))
         with progress_bar(hidden=quiet) as progress:
 
-            def tell(what: str, done: int, total: int) -> None:
+            def show(what: str, done: int, total: int) -> None:
                 nonlocal reached
-                reached = f"{done} of {total} outputs"
+                reached = f"{done} of {total} outputs done and kept in {out}"
                 progress(what, done, total)
 
             result = run_plan(
@@ -225,22 +234,21 @@ def run(
                 jobs=jobs,
                 memory_bytes=memory_bytes,
                 overwrite=overwrite,
-                progress=tell,
+                progress=show,
                 engine=engine,
                 scheduler=scheduler,
                 dashboard=None if quiet else _show_dashboard,
             )
+        if quiet:
+            print_failures(result)
+        else:
+            print_result(result)
+        if kept_from is not None and library is not None:
+            _keep_masters(library, [kept_from / made for made in result.made])
+        _report(result, overwrite=overwrite)
     except KeyboardInterrupt:
-        text = f"flatcal: interrupted; {reached} done and kept in {out}, run again to go on"
-        typer.echo(text, err=True)
+        tell(f"interrupted; {reached}, run again to go on")
         raise typer.Exit(EXIT_INTERRUPTED) from None
-    if quiet:
-        print_failures(result)
-    else:
-        print_result(result)
-    if kept_from is not None and library is not None:
-        _keep_masters(library, [kept_from / made for made in result.made])
-    _report(result, overwrite=overwrite)
     if result.failed:
         raise typer.Exit(EXIT_FRAME_FAILED)
 

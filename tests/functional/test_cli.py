@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from flatcal import __main__ as program
 from flatcal import __version__, build_plan, load_config
 from flatcal.cli import main
 from flatcal.plan import Plan
@@ -244,6 +245,39 @@ def test_run_does_not_replace_a_file_of_others_unless_told(night, tmp_path):
     done = flatcal("run", night, tmp_path / "out", "--overwrite")
     assert done.returncode == 0
     assert fits.getval(mine, "IMAGETYP") == "science"
+
+
+# -- interrupted -------------------------------------------------------------------------
+
+
+def interrupt(*_arguments, **_options):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [("run", "interrupted; no output was finished, run again to go on"), ("plan", "interrupted")],
+)
+def test_ctrl_c_while_planning_is_told(small, tmp_path, monkeypatch, command, told):
+    monkeypatch.setattr("flatcal.planning.build_plan", interrupt)
+    done = flatcal(command, small, *[tmp_path / "out"] * (command == "run"))
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", f"flatcal: {told}\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_ctrl_c_while_the_report_is_written_is_told(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("flatcal.cli._report", interrupt)
+    done = flatcal("run", small, tmp_path / "out")
+    assert done.returncode == 130
+    assert f"7 of 7 outputs done and kept in {tmp_path / 'out'}, run again" in done.stderr
+
+
+def test_ctrl_c_while_the_program_is_loaded_is_told(monkeypatch, capsys):
+    monkeypatch.setattr("flatcal.cli.main", interrupt)
+    with pytest.raises(SystemExit) as end:
+        program.main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "flatcal: interrupted\n"
 
 
 # -- the terminal ------------------------------------------------------------------------
