@@ -508,7 +508,7 @@ def remove_stale_parts(folders: Iterable[Place], *, of_all: bool = False) -> Non
         are_left = of_all or isinstance(folder, RemotePath)
         for path in folder.iterdir():
             match = _PART.fullmatch(path.name)
-            if match is None:
+            if match is None or not path.is_file():
                 continue
             pid = int(match[1])
             if are_left or pid == os.getpid() or not is_alive(pid):

@@ -191,8 +191,11 @@ def test_parts_of_the_dead_are_removed_and_those_of_the_living_are_not(
     other = out / "science/.c.fits.part-of-a-jigsaw"
     for path in (*dead, living, other):
         path.write_text("half")
+    folder = out / f"science/.d.fits.part-{dead_pid}"
+    folder.mkdir()
     run_plan(undisturbed.plan, out, jobs=2)
     assert [path.exists() for path in dead] == [False, False]
+    assert folder.is_dir()
     assert living.exists()
     assert other.exists()
 
