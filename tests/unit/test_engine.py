@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from astropy.io import fits
 from astropy.nddata import CCDData, StdDevUncertainty
 
 from flatcal.engine.run import run_plan
-from flatcal.errors import OutputError
+from flatcal.errors import ConfigError, OutputError
 from flatcal.planning import build_plan
 from flatcal.projection import project_memory
 from flatcal.recipe import load_config, parse_config
@@ -663,6 +664,26 @@ def test_a_file_that_flatcal_did_not_write_is_not_replaced(night, tmp_path, name
     result = run(night, tmp_path / "out", overwrite=True)
     assert result.failed == ()
     assert path.read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"jobs": -3},
+        {"jobs": 0},
+        {"jobs": 1.5},
+        {"memory_bytes": float("nan")},
+        {"memory_bytes": float("inf")},
+        {"memory_bytes": -1},
+        {"memory_bytes": "2GiB"},
+    ],
+)
+def test_numbers_that_are_none_are_refused(night, tmp_path, options):
+    ((name, value),) = options.items()
+    with pytest.raises(ConfigError, match=re.escape(f"{name} = {value!r} is no")) as caught:
+        run(night, tmp_path / "out", **options)
+    assert caught.value.slug == "bad-config"
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["plan.json", "run.json"])

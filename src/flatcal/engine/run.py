@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import groupby
+from numbers import Integral
 from pathlib import Path
 from threading import Event, Lock
 from typing import TYPE_CHECKING, Literal
@@ -111,9 +112,9 @@ def run_plan(
     Raises
     ------
     ConfigError
-        When nothing of the plan fits in the memory, the mask of bad pixels cannot be read, or the
-        extra [dask] is not installed. Nothing has been written then. A master or frame that does
-        not fit beside others that do fails by itself.
+        When an argument is none, nothing of the plan fits in the memory, the mask of bad pixels
+        cannot be read, or the extra [dask] is not installed. Nothing has been written then. A
+        master or frame that does not fit beside others that do fails by itself.
     ClusterError
         When the cluster cannot be used, or is lost; what is done is kept.
     OutputError
@@ -124,8 +125,11 @@ def run_plan(
         raise ConfigError("bad-config", f"engine {engine!r} is neither 'threads' nor 'dask'")
     if scheduler is not None and engine != "dask":
         raise ConfigError("bad-config", f"the scheduler {scheduler} needs the engine dask")
+    if jobs is not None:
+        _require_whole("jobs", jobs)
     if memory_bytes is None:
         memory_bytes = default_memory_bytes()
+    _require_whole("memory_bytes", memory_bytes)
     projection = project_memory(plan, memory_bytes)
     projection.require(memory_bytes)
     mask = load_user_mask(plan.config.camera.bad_pixel_mask)
@@ -164,6 +168,11 @@ def run_plan(
                 cluster.forget(run.id)
                 # What workers that were lost had in work, on whatever machine.
                 remove_stale_parts((folder / name for name in FOLDERS), of_all=True)
+
+
+def _require_whole(name: str, value: object) -> None:
+    if not isinstance(value, Integral) or value < 1:
+        raise ConfigError("bad-config", f"{name} = {value!r} is no whole number above 0")
 
 
 def _silent(_what: str, _done: int, _total: int) -> None:
