@@ -350,6 +350,22 @@ def decode(stored: Array, dtype: Any) -> Array:
     return values
 
 
+def read_file(place: Place) -> bytes:
+    """All of a small file, but of nothing at which a program could wait for ever.
+
+    Raises
+    ------
+    FrameError
+        It is a folder, a pipe or a device (file-broken).
+    OSError
+        It cannot be read.
+    """
+    if isinstance(place, RemotePath):
+        return place.read_bytes()
+    with open_file(place) as file:
+        return file.read()
+
+
 @contextmanager
 def silencing(category: type[Warning]) -> Iterator[None]:
     """No warnings of that kind.

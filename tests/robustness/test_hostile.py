@@ -27,7 +27,7 @@ from flatcal.camera import CameraSettings
 from flatcal.engine.master_files import require_unchanged
 from flatcal.engine.run import run_plan
 from flatcal.engine.user_mask import load_user_mask
-from flatcal.errors import MESSAGES, FlatcalError, OutputError
+from flatcal.errors import MESSAGES, ConfigError, FlatcalError, OutputError
 from flatcal.facts import read_frames
 from flatcal.headers import is_fits
 from flatcal.linearity_curve import read_table
@@ -35,6 +35,7 @@ from flatcal.plan import load_plan
 from flatcal.planning import build_plan
 from flatcal.recipe import Config, OutputSettings, parse_config
 from flatcal.report.terminal import print_plan
+from flatcal.verify import verify_output
 
 NIGHT = hostile.good_night()
 
@@ -470,6 +471,21 @@ def test_an_output_folder_that_is_a_link_into_the_raw_folder_is_refused(night, t
     (tmp_path / "out/science").symlink_to(night)
     with pytest.raises(OutputError, match=r"\[output-in-raw\]"):
         run_plan(build_plan(night), tmp_path / "out", overwrite=True)
+
+
+@pytest.mark.parametrize("name", ["plan.json", "run.json"])
+def test_a_pipe_in_place_of_a_record_is_not_waited_for(night, tmp_path, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    os.mkfifo(out / name)
+    with pytest.raises(OutputError, match=r"\[output-exists\]"):
+        run_plan(build_plan(night), out)
+    run_plan(build_plan(night), out, overwrite=True)
+    assert json.loads((out / name).read_text())["schema_version"] == 1
+    (out / name).unlink()
+    os.mkfifo(out / name)
+    with pytest.raises(ConfigError, match=r"pipe.*\[no-run\]"):
+        verify_output(out)
 
 
 def test_a_saved_plan_cannot_name_an_output_outside_the_folder(night, tmp_path):

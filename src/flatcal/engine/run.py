@@ -129,7 +129,8 @@ def run_plan(
         _require_whole("jobs", jobs)
     if memory_bytes is None:
         memory_bytes = default_memory_bytes()
-    _require_whole("memory_bytes", memory_bytes)
+    else:
+        _require_whole("memory_bytes", memory_bytes)
     projection = project_memory(plan, memory_bytes)
     projection.require(memory_bytes)
     mask = load_user_mask(plan.config.camera.bad_pixel_mask)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from flatcal.fits_writer import ImageWriter, go_on, whole_blocks, write_image, w
 from flatcal.flags import Flag
 from flatcal.frame import Caveat, Kind
 from flatcal.headers import HduInfo, scan_first_image, scan_hdus
-from flatcal.io import make_folder, require_ours, write_text
+from flatcal.io import make_folder, read_file, require_ours, write_text
 from flatcal.plan import Plan
 from flatcal.recipe import OUTPUT_SUFFIXES
 from flatcal.records import InputRecord, ProductRecord, RunRecord
@@ -355,8 +354,8 @@ class OutputStore:
 def _previous_record(out: Place) -> RunRecord | None:
     """run.json of an earlier run, if it can be understood."""
     try:
-        return RunRecord.model_validate_json((out / "run.json").read_bytes())
-    except (OSError, ValidationError, json.JSONDecodeError):
+        return RunRecord.model_validate_json(read_file(out / "run.json"))
+    except (FrameError, OSError, ValidationError):
         return None
 
 

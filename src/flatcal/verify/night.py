@@ -10,9 +10,10 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from flatcal.errors import ConfigError
+from flatcal.errors import ConfigError, FrameError
 from flatcal.extension import file_of
 from flatcal.frame import Detector, Kind
+from flatcal.io import read_file
 from flatcal.overscan_model import PER_ROW
 from flatcal.photon_transfer.raw import RawImage, RawPart
 from flatcal.plan import FramePlan, MasterPlan, Plan, Step
@@ -128,9 +129,10 @@ def open_night(out: str | Place) -> ReducedNight:
 
 def _load(path: Place, model: type[_Record]) -> _Record:
     try:
-        return model.model_validate_json(path.read_bytes())
-    except OSError as error:
-        text = f"{path} cannot be read: {error.strerror or error}; name the output folder of a run"
+        return model.model_validate_json(read_file(path))
+    except (FrameError, OSError) as error:
+        why = getattr(error, "strerror", None) or getattr(error, "text", error)
+        text = f"{path} cannot be read: {why}; name the output folder of a run"
         raise ConfigError("no-run", text) from error
     except ValidationError as error:
         text = f"{path} is not of this version of flatcal; run again with it"
