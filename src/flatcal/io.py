@@ -14,7 +14,7 @@ import re
 import resource
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory
@@ -522,14 +522,19 @@ def remove_stale_parts(folders: Iterable[Place], *, of_all: bool = False) -> Non
     for folder in folders:
         # At an address the number may be that of a process on any machine.
         are_left = of_all or isinstance(folder, RemotePath)
-        for path in folder.iterdir():
-            match = _PART.fullmatch(path.name)
-            if match is None or not path.is_file():
-                continue
-            pid = int(match[1])
-            if are_left or pid == os.getpid() or not is_alive(pid):
-                logger.info("removing %s, which an interrupted run has left", path)
-                path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):  # one that somebody has removed
+            _remove_stale_parts(folder, are_left=are_left)
+
+
+def _remove_stale_parts(folder: Place, *, are_left: bool) -> None:
+    for path in folder.iterdir():
+        match = _PART.fullmatch(path.name)
+        if match is None or not path.is_file():
+            continue
+        pid = int(match[1])
+        if are_left or pid == os.getpid() or not is_alive(pid):
+            logger.info("removing %s, which an interrupted run has left", path)
+            path.unlink(missing_ok=True)
 
 
 def is_alive(pid: int) -> bool:

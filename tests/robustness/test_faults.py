@@ -550,3 +550,35 @@ def test_an_exception_in_a_thread_takes_one_frame_with_it(undisturbed, tmp_path,
     assert "light1.fits: ZeroDivisionError: by a defect" in result.failed[0].errors[0].text
     monkeypatch.undo()
     resume(undisturbed, out)
+
+
+# -- folders that go while a run is at work ----------------------------------------------------
+
+
+def spoil(out, raw, how):
+    shutil.rmtree(out / "science")
+    if how == "becomes a file":
+        (out / "science").write_text("mine")
+    elif how == "becomes a link into the raw folder":
+        (out / "science").symlink_to(raw)
+
+
+@pytest.mark.parametrize(
+    "how", ["is removed", "becomes a file", "becomes a link into the raw folder"]
+)
+def test_a_folder_of_outputs_that_goes_is_told_and_no_raw_folder_written(
+    undisturbed, tmp_path, how
+):
+    out, raw = tmp_path / "out", tmp_path / "raw"
+    shutil.copytree(undisturbed.raw, raw)
+    before = sorted(raw.iterdir())
+
+    def progress(_what, done, _total):
+        if done == 1:
+            spoil(out, raw, how)
+
+    with pytest.raises(OutputError, match=r"science.*\[output-not-writable\]"):
+        run_plan(plan_of(raw), out, jobs=2, progress=progress)
+    assert sorted(raw.iterdir()) == before
+    (out / "science").unlink(missing_ok=True)
+    assert run_plan(plan_of(raw), out, jobs=2).failed == ()

@@ -30,7 +30,7 @@ from flatcal.fits_writer import ImageWriter, go_on, whole_blocks, write_image, w
 from flatcal.flags import Flag
 from flatcal.frame import Caveat, Kind
 from flatcal.headers import HduInfo, scan_first_image, scan_hdus
-from flatcal.io import make_folder, read_file, require_ours, write_text
+from flatcal.io import make_folder, naming_output, read_file, require_ours, write_text
 from flatcal.plan import Plan
 from flatcal.recipe import OUTPUT_SUFFIXES
 from flatcal.records import InputRecord, ProductRecord, RunRecord
@@ -105,6 +105,7 @@ class OutputStore:
         self.leave = leave
         self.overwrite = overwrite
         self.previous = previous
+        self._real = {name: (out / name).resolve() for name in ("", *FOLDERS)}
 
     @classmethod
     def resume(cls, out: Place, *, overwrite: bool, leave: Callable[[], None]) -> OutputStore:
@@ -295,7 +296,7 @@ class OutputStore:
 
         See `flatcal.fits_writer.writing_image`.
         """
-        path, more = self.out / output, cards_of_description(file)
+        path, more = self._path(output), cards_of_description(file)
         with writing_image(path, header, more, shape, dtypes, self.leave) as writer:
             yield writer
         logger.info("wrote %s", output)
@@ -305,7 +306,7 @@ class OutputStore:
         self, output: str, header: fits.Header, n_more_cards: int
     ) -> Iterator[MosaicWriter]:
         """Write an output of several images; see `flatcal.fits_mosaic.writing_mosaic`."""
-        with writing_mosaic(self.out / output, header, n_more_cards, self.leave) as writer:
+        with writing_mosaic(self._path(output), header, n_more_cards, self.leave) as writer:
             yield writer
         logger.info("wrote %s", output)
 
@@ -319,7 +320,7 @@ class OutputStore:
             "NUSED": planes.n_used.view(np.int16),
         }
         present = {name: image for name, image in named.items() if image is not None}
-        write_image(self.out / output, header, present, self.leave)
+        write_image(self._path(output), header, present, self.leave)
         logger.info("wrote %s", output)
 
     def finish(self, plan: Plan, record: RunRecord) -> RunRecord:
@@ -329,20 +330,39 @@ class OutputStore:
             exclude=timeless
         ) == self.previous.model_dump(exclude=timeless):
             record = self.previous
-        write_text(self.out / "plan.json", plan.model_dump_json(indent=1) + "\n")
-        write_text(self.out / "run.json", record.model_dump_json(indent=1) + "\n")
+        write_text(self._path("plan.json"), plan.model_dump_json(indent=1) + "\n")
+        write_text(self._path("run.json"), record.model_dump_json(indent=1) + "\n")
         return record
 
     def left_over(self, products: Iterable[str]) -> tuple[str, ...]:
         """Images that flatcal wrote, but neither made nor confirmed in this run."""
-        present = {
-            f"{name}/{path.name}"
-            for name in FOLDERS
-            for path in (self.out / name).iterdir()
-            if path.name.endswith(tuple(OUTPUT_SUFFIXES.values()))
-        }
+        present = {f"{name}/{file}" for name in FOLDERS for file in self._images(name)}
         others = sorted(present - set(map(file_of, products)))
         return tuple(file for file in others if self._is_ours(self.out / file))
+
+    def _images(self, folder: str) -> list[str]:
+        suffixes = tuple(OUTPUT_SUFFIXES.values())
+        with naming_output(self.out / folder):
+            names = [path.name for path in self._path(f"{folder}/*").parent.iterdir()]
+        return [name for name in names if name.endswith(suffixes)]
+
+    def _path(self, output: str) -> Place:
+        """Where an output goes, whose folder must be the one that it was when the run began.
+
+        Raises
+        ------
+        OutputError
+            It has become a link to somewhere else, which nobody has compared with the raw folder.
+        """
+        folder = output.rpartition("/")[0]
+        path, then, now = self.out / output, self._real[folder], (self.out / folder).resolve()
+        if now != then:
+            raise OutputError(
+                "output-not-writable",
+                f"{path} cannot be written: its folder was {then} when the run began and is {now} "
+                "now; run again",
+            )
+        return path
 
     def _is_ours(self, path: Place) -> bool:
         try:
