@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,3 +114,18 @@ def write_frame(path, imagetyp=None, exposure=None, data=None, **cards):
 @pytest.fixture(scope="session")
 def put_frame():
     return write_frame
+
+
+@pytest.fixture(scope="session")
+def raw_is_said_to_be_at() -> Callable[[Path, Path], None]:
+    """The records of an output folder changed, as if its raw frames had been in another."""
+
+    def change(out: Path, raw: Path) -> None:
+        plan = (out / "plan.json").read_text()
+        run = json.loads((out / "run.json").read_text())
+        plan = plan.replace(json.dumps(run["raw"]), json.dumps(str(raw)))
+        run |= {"raw": str(raw), "plan_sha256": sha256(plan.encode()).hexdigest()}
+        (out / "plan.json").write_text(plan)
+        (out / "run.json").write_text(json.dumps(run))
+
+    return change

@@ -222,7 +222,8 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
         ),
         "no-run": (
             "The folder holds no finished run: plan.json or run.json is not there, or was written "
-            "by another version. Name the output folder of flatcal run."
+            "by another version, or they are not of one run, which ended between the two. Name the "
+            "output folder of flatcal run, or run again: what is up to date is not made anew."
         ),
         "other-images": (
             "The file holds images besides those that are calibrated: previews, or planes whose "

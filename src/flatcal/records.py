@@ -122,10 +122,15 @@ class ProductRecord(Strict):
 
 
 class RunRecord(Strict):
-    """The content of run.json; the only output that holds the time of the run."""
+    """The content of run.json; the only output that holds the time of the run.
+
+    It is written after plan.json, whose SHA-256 it holds: whoever reads both can tell whether they
+    are of one run.
+    """
 
     schema_version: Literal[1] = 1
     flatcal_version: str
+    plan_sha256: str = ""
     started: str
     seconds: float
     raw: str

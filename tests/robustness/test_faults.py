@@ -30,11 +30,13 @@ from flatcal.camera import CameraSettings
 from flatcal.engine import frames as engine
 from flatcal.engine.run import run_plan
 from flatcal.engine.store import check_output
-from flatcal.errors import BrokenFileError, OutputError
+from flatcal.errors import BrokenFileError, ConfigError, OutputError
 from flatcal.facts import read_frames
 from flatcal.io import RawFrame, replacing
 from flatcal.planning import build_plan
 from flatcal.recipe import parse_config
+from flatcal.report.gather import gather_report
+from flatcal.verify import verify_output
 
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a disk needs root")
@@ -582,3 +584,24 @@ def test_a_folder_of_outputs_that_goes_is_told_and_no_raw_folder_written(
     assert sorted(raw.iterdir()) == before
     (out / "science").unlink(missing_ok=True)
     assert run_plan(plan_of(raw), out, jobs=2).failed == ()
+
+
+def test_records_of_two_runs_are_told(undisturbed, tmp_path):
+    """As a run leaves them that is killed between the two, or a hand that has changed the plan."""
+    out = tmp_path / "out"
+    run_plan(undisturbed.plan, out, jobs=2)
+    whole = contents(out)
+    plan, text = undisturbed.plan, (out / "plan.json").read_text()
+    fewer = plan.model_copy(update={"frames": plan.frames[:-1], "masters": plan.masters[1:]})
+    huge = [frame.model_copy(update={"shape": (1, 8 * 10**9)}) for frame in plan.frames]
+    others = (fewer, plan.model_copy(update={"frames": tuple(huge)}))
+    for changed in (*(other.model_dump_json(indent=1) for other in others), text + "\n"):
+        assert changed != text
+        (out / "plan.json").write_text(changed)
+        for read in (gather_report, verify_output):
+            with pytest.raises(ConfigError, match=r"are not of one run.*run again.*\[no-run\]"):
+                read(out)
+    # The next run, which makes nothing, leaves them so that they can be read again.
+    assert run_plan(undisturbed.plan, out, jobs=2).made == ()
+    assert contents(out) == whole
+    assert len(gather_report(out).masters) == 3

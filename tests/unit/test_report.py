@@ -183,13 +183,11 @@ def test_the_page_is_one_small_file_without_addresses(lfc):
     assert not re.search(r'(?:src|href)="(?!#|data:)', own)
 
 
-def test_a_report_says_what_is_gone(lfc, tmp_path):
+def test_a_report_says_what_is_gone(lfc, tmp_path, raw_is_said_to_be_at):
     out = tmp_path / "out"
     shutil.copytree(lfc, out)
     (out / "masters/master_bias.fits").unlink()
-    plan = (out / "plan.json").read_text()
-    raw = json.loads(plan)["raw"]
-    (out / "plan.json").write_text(plan.replace(raw, str(tmp_path / "gone")))
+    raw_is_said_to_be_at(out, tmp_path / "gone")
     view = gather_report(out)
     assert any("no longer at" in text for text in view.missing)
     assert any("master_bias.fits" in text for text in view.masters[0].missing)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import NamedTuple
@@ -297,12 +296,10 @@ def test_a_pair_that_is_off_the_photon_transfer_curve(tmp_path, put_frame):
 
 
 @pytest.fixture
-def without_raw(lfc, tmp_path):
+def without_raw(lfc, tmp_path, raw_is_said_to_be_at):
     """Outputs whose raw frames are no longer where they were."""
     copy = Copy(lfc, tmp_path)
-    plan = json.loads((copy.out / "plan.json").read_text())
-    plan["raw"] = str(tmp_path / "moved")
-    (copy.out / "plan.json").write_text(json.dumps(plan))
+    raw_is_said_to_be_at(copy.out, tmp_path / "moved")
     return copy
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -325,12 +326,14 @@ class OutputStore:
 
     def finish(self, plan: Plan, record: RunRecord) -> RunRecord:
         """Write plan.json and run.json; a record that only differs in time is left alone."""
+        planned = plan.model_dump_json(indent=1) + "\n"
+        record = record.model_copy(update={"plan_sha256": sha256(planned.encode()).hexdigest()})
         timeless = {"started", "seconds"}
         if self.previous is not None and record.model_dump(
             exclude=timeless
         ) == self.previous.model_dump(exclude=timeless):
             record = self.previous
-        write_text(self._path("plan.json"), plan.model_dump_json(indent=1) + "\n")
+        write_text(self._path("plan.json"), planned)
         write_text(self._path("run.json"), record.model_dump_json(indent=1) + "\n")
         return record
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from itertools import zip_longest
 from pathlib import Path
 from typing import TypeVar
@@ -119,21 +120,34 @@ def open_night(out: str | Place) -> ReducedNight:
     Raises
     ------
     ConfigError
-        When one of them is not there or is of another version.
+        When one of them is not there or is of another version, or they are not of one run.
     """
     folder = place_of(out)
-    return ReducedNight(
-        folder, _load(folder / "plan.json", Plan), _load(folder / "run.json", RunRecord)
-    )
+    planned = _read(folder / "plan.json")
+    plan = _parse(folder / "plan.json", Plan, planned)
+    run = _parse(folder / "run.json", RunRecord, _read(folder / "run.json"))
+    found = sha256(planned).hexdigest()
+    if run.plan_sha256 != found:
+        raise ConfigError(
+            "no-run",
+            f"plan.json and run.json in {folder} are not of one run: the plan has the SHA-256 "
+            f"{found[:12]}, and the run had one with {run.plan_sha256[:12] or 'none'}; run again",
+        )
+    return ReducedNight(folder, plan, run)
 
 
-def _load(path: Place, model: type[_Record]) -> _Record:
+def _read(path: Place) -> bytes:
     try:
-        return model.model_validate_json(read_file(path))
+        return read_file(path)
     except (FrameError, OSError) as error:
         why = getattr(error, "strerror", None) or getattr(error, "text", error)
         text = f"{path} cannot be read: {why}; name the output folder of a run"
         raise ConfigError("no-run", text) from error
+
+
+def _parse(path: Place, model: type[_Record], content: bytes) -> _Record:
+    try:
+        return model.model_validate_json(content)
     except ValidationError as error:
         text = f"{path} is not of this version of flatcal; run again with it"
         raise ConfigError("no-run", text) from error
