@@ -34,7 +34,7 @@ _HOME = {
     "flat_correct": "steps",
     "gain_correct": "steps",
     "load_config": "recipe",
-    "load_plan": "plan",
+    "load_plan": "saved_plan",
     "measure_gain": "photon_transfer",
     "measure_photon_transfer": "photon_transfer",
     "measure_shutter": "steps",

@@ -430,7 +430,7 @@ def _plan(
 def _saved_plan(path: Path, raw: str, settings: tuple[object, ...]) -> Plan:
     """A saved plan, which nothing else may bear on."""
     from flatcal.errors import ConfigError  # noqa: PLC0415
-    from flatcal.plan import load_plan  # noqa: PLC0415
+    from flatcal.saved_plan import load_plan  # noqa: PLC0415
     from flatcal.storage import place_of  # noqa: PLC0415
 
     if any(settings):

@@ -114,9 +114,10 @@ MESSAGES: Final[Mapping[str, str]] = MappingProxyType(
             "least. If the file is larger than any of your cameras makes, leave it out."
         ),
         "plan-file": (
-            "A saved plan cannot be used: it is not a plan of this version, a raw file is no "
-            "longer as it was planned, or the plan has no such frame. A plan is run as it is or "
-            "not at all; make it anew with flatcal plan --json."
+            "A saved plan cannot be used: it is not a plan of this version, it contradicts itself "
+            "(the message says where), a raw file is no longer as it was planned, or the plan has "
+            "no such frame. A plan is run as it is or not at all; make it anew with "
+            "flatcal plan --json."
         ),
         "rejects-nothing": (
             "With this threshold, and a plain standard deviation, an outlier hides in the standard "

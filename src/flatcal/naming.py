@@ -68,6 +68,11 @@ def _safe(name: str) -> str:
     return spelt.encode()[:_LONGEST_BYTES].decode(errors="ignore")
 
 
+def is_safe(name: str) -> bool:
+    """Whether any file system takes what the name is made of."""
+    return _UNSAFE.search(name) is None
+
+
 def distinct(bases: Sequence[str], details: Sequence[Sequence[str]]) -> list[str]:
     """Names made distinct by as few details as are needed.
 

@@ -6,10 +6,11 @@ running it decides nothing new, so what `flatcal plan` shows is what `flatcal ru
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from flatcal.camera import Strict
 from flatcal.errors import ConfigError
@@ -18,7 +19,6 @@ from flatcal.frame import Caveat, Detector, Kind, Setup, Storage
 from flatcal.overscan_model import OverscanModel, Statistic
 from flatcal.recipe import Config
 from flatcal.section import parse_sections, shape_of_sections
-from flatcal.storage import Place, RemotePath, place_of, status_of
 from flatcal.stored import StoredMaster
 from flatcal.text import html_table
 
@@ -39,6 +39,9 @@ KEEPS_VALUES: Final = ("trim_image", "find_cosmic_rays")
 
 # Those that take off the level of an overscan.
 OVERSCAN_STEPS: Final = ("subtract_overscan", "subtract_parallel_overscan")
+
+# Where calibrated frames are written.
+FOLDER_OF: Final = {Kind.FLAT: "flats", Kind.SCIENCE: "science"}
 
 Action = Literal["combine", "calibrate", "refuse", "leave_out"]
 
@@ -104,6 +107,14 @@ class Step(Strict):
         verb = "/" if self.name == "flat_correct" else "-"
         refined = ", refined on hot pixels" if self.refine else ""
         return f"{verb} {self.master}{scale}{refined}"
+
+
+def shape_after(steps: Iterable[Step], shape: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns that steps leave of an image."""
+    for step in steps:
+        if step.name == "trim_image" and step.section is not None:
+            return shape_of_sections(parse_sections(step.section, shape))
+    return shape
 
 
 class FramePlan(Strict):
@@ -184,10 +195,7 @@ class FramePlan(Strict):
     def kept_shape(self) -> tuple[int, int]:
         """Rows and columns that its steps leave."""
         assert self.shape is not None
-        for step in self.steps:
-            if step.name == "trim_image" and step.section is not None:
-                return shape_of_sections(parse_sections(step.section, self.shape))
-        return self.shape
+        return shape_after(self.steps, self.shape)
 
 
 class MasterPlan(Strict):
@@ -315,61 +323,3 @@ class Plan(Strict):
         files = ", ".join(frame.file for frame in found[:3])
         told = f"several frames are called so: {files}" if found else f"no such file in {self.raw}"
         raise ConfigError("plan-file", f"{name}: {told}")
-
-
-def load_plan(path: str | Place) -> Plan:
-    """Read a plan that was saved as JSON, and see that it still holds.
-
-    Parameters
-    ----------
-    path : str, Path or RemotePath
-        What ``flatcal plan --json`` printed, or plan.json of an output folder.
-
-    Returns
-    -------
-    Plan
-        Unchanged.
-
-    Raises
-    ------
-    ConfigError
-        When it is no plan of this version, or a raw file is not as it was when planned.
-    """
-    try:
-        plan = Plan.model_validate_json(place_of(path).read_bytes())
-    except OSError as error:
-        raise ConfigError(
-            "plan-file", f"{path} cannot be read: {error.strerror or error}"
-        ) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(
-            "plan-file", f"{path} is no plan of this version ({where}: {first['msg']}); plan again"
-        ) from error
-    names = [*(f.file for f in plan.frames), *(f.output or "" for f in plan.frames)]
-    for name in (*names, *(master.output for master in plan.masters)):
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise ConfigError(
-                "plan-file", f"{path} names {name!r}, which lies outside its folder; plan again"
-            )
-    raw = place_of(plan.raw)
-    if isinstance(raw, RemotePath):
-        raw, _ = raw.listed()
-    changed = [frame.file for frame in plan.frames if _has_changed(raw, frame)]
-    if changed:
-        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise ConfigError(
-            "plan-file",
-            f"{', '.join(changed[:3])}{more} changed since {path} was made; plan again",
-        )
-    return plan
-
-
-def _has_changed(raw: Place, frame: FramePlan) -> bool:
-    if frame.storage is None:
-        return False
-    try:
-        return status_of(raw / file_of(frame.file)) != frame.storage.stamp
-    except OSError:
-        return True

@@ -45,7 +45,7 @@ from flatcal.matching import (
 )
 from flatcal.naming import distinct, output_names, slug
 from flatcal.overscan import apply_overscan
-from flatcal.plan import FramePlan, MasterPlan, Plan, Step
+from flatcal.plan import FOLDER_OF, FramePlan, MasterPlan, Plan, Step
 from flatcal.recipe import Config
 from flatcal.rejection import describe_impossible, require_some_left
 from flatcal.second_look import second_look
@@ -351,7 +351,7 @@ class _Planner:
 
     def _outputs(self) -> dict[str, str]:
         outputs: dict[str, str] = {}
-        for kind, folder in ((Kind.FLAT, "flats"), (Kind.SCIENCE, "science")):
+        for kind, folder in FOLDER_OF.items():
             frames = [frame for frame in self.targets if frame.kind is kind]
             # The images of a mosaic go into one file, the planes of a cube into one each.
             files = list(dict.fromkeys(map(_file_of_output, frames)))

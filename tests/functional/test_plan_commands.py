@@ -8,8 +8,8 @@ import pytest
 from test_cli import flatcal, refusal
 
 from flatcal import load_config
-from flatcal.plan import load_plan
 from flatcal.planning import build_plan
+from flatcal.saved_plan import load_plan
 
 
 @pytest.fixture

@@ -31,10 +31,10 @@ from flatcal.errors import MESSAGES, ConfigError, FlatcalError, OutputError
 from flatcal.facts import read_frames
 from flatcal.headers import is_fits
 from flatcal.linearity_curve import read_table
-from flatcal.plan import load_plan
 from flatcal.planning import build_plan
 from flatcal.recipe import Config, OutputSettings, parse_config
 from flatcal.report.terminal import print_plan
+from flatcal.saved_plan import load_plan
 from flatcal.verify import verify_output
 
 NIGHT = hostile.good_night()
@@ -501,3 +501,69 @@ def test_a_saved_plan_cannot_name_an_output_outside_the_folder(night, tmp_path):
         path.write_text(text.replace(old, new))
         with pytest.raises(ValueError, match=r"\[plan-file\]"):
             load_plan(path)
+
+
+def frame_of(plan, file):
+    return next(frame for frame in plan["frames"] if frame["file"] == file)
+
+
+def master_of(plan, name):
+    return next(master for master in plan["masters"] if master["name"] == name)
+
+
+def drop(plan, part, key, name):
+    plan[part] = [entry for entry in plan[part] if entry[key] != name]
+
+
+CHANGES = {
+    "a master's file": lambda p: frame_of(p, "s.fits").update(output="masters/master_bias.fits"),
+    "another's file": lambda p: frame_of(p, "f0.fits").update(output="flats/FLAT-F1.fits"),
+    "plan.json": lambda p: frame_of(p, "s.fits").update(output="plan.json"),
+    "a hidden file": lambda p: frame_of(p, "s.fits").update(output="science/.s.fits"),
+    "a deeper file": lambda p: frame_of(p, "s.fits").update(output="science/x/s.fits"),
+    "a file with NUL": lambda p: frame_of(p, "s.fits").update(output="science/a\0b.fits"),
+    "a long name": lambda p: frame_of(p, "s.fits").update(output=f"science/{'a' * 300}.fits"),
+    "no output": lambda p: frame_of(p, "s.fits").update(output=None),
+    "a master elsewhere": lambda p: master_of(p, "master_bias").update(output="x.fits"),
+    "no kind": lambda p: frame_of(p, "s.fits").update(kind=None),
+    "no detectors": lambda p: frame_of(p, "s.fits").update(detectors=[]),
+    "no shape": lambda p: frame_of(p, "s.fits").update(shape=None),
+    "no storage": lambda p: frame_of(p, "s.fits").update(storage=None),
+    "no pixels": lambda p: frame_of(p, "b0.fits").update(shape=[0, 9]),
+    "another shape": lambda p: frame_of(p, "s.fits").update(shape=[9, 9]),
+    "another action": lambda p: frame_of(p, "f0.fits").update(action="combine"),
+    "left out": lambda p: frame_of(p, "b0.fits").update(action="leave_out"),
+    "a frame that is gone": lambda p: drop(p, "frames", "file", "b0.fits"),
+    "a frame twice": lambda p: p["frames"].append(frame_of(p, "s.fits")),
+    "a master that is gone": lambda p: drop(p, "masters", "name", "master_bias"),
+    "a master twice": lambda p: p["masters"].append(master_of(p, "master_bias")),
+    "masters in another order": lambda p: p["masters"].reverse(),
+    "an unknown input": lambda p: master_of(p, "master_bias")["inputs"].append("x.fits"),
+    "no input": lambda p: master_of(p, "master_bias").update(inputs=[]),
+    "an unknown level": lambda p: p["masters"][1].update(level_of="x"),
+    "an unknown master": lambda p: frame_of(p, "s.fits")["steps"][-1].update(master="x"),
+    "a master of another kind": lambda p: frame_of(p, "s.fits")["steps"][-1].update(
+        master="master_bias"
+    ),
+    "no section": lambda p: frame_of(p, "s.fits")["steps"].append({"name": "trim_image"}),
+    "a section outside": lambda p: frame_of(p, "s.fits")["steps"].append(
+        {"name": "trim_image", "section": "[1:9000,1:9000]"}
+    ),
+    "two sections": lambda p: frame_of(p, "s.fits")["steps"].append(
+        {"name": "subtract_overscan", "section": "[1:2,1:4]+[3:4,1:4]"}
+    ),
+    "no curve": lambda p: frame_of(p, "s.fits")["steps"].append({"name": "correct_linearity"}),
+    "a raw folder with NUL": lambda p: p.update(raw="/a\0b"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_saved_plan_that_contradicts_itself_is_refused(night, tmp_path, change):
+    plan = json.loads(build_plan(night).model_dump_json())
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(plan))
+    load_plan(path)
+    change(plan)
+    path.write_text(json.dumps(plan))
+    with pytest.raises(ConfigError, match=r"cannot be run: .*; plan again \[plan-file\]"):
+        load_plan(path)

@@ -19,10 +19,10 @@ from flatcal.flags import Flag
 from flatcal.index import find_frames
 from flatcal.library import open_library
 from flatcal.photon_transfer.night import measure_detectors
-from flatcal.plan import load_plan
 from flatcal.recipe import Config, parse_config
 from flatcal.report.gather_detectors import gather_detectors
 from flatcal.report.samples import output_rows, rows_after_each_step, spread_bands
+from flatcal.saved_plan import load_plan
 from flatcal.section import assemble_sections, parse_sections
 from flatcal.verify import verify_output
 from flatcal.verify.night import open_night

@@ -15,10 +15,10 @@ from flatcal.errors import ConfigError
 from flatcal.extension import exact_pattern, plane_key, split_name
 from flatcal.index import find_frames
 from flatcal.library import open_library
-from flatcal.plan import load_plan
 from flatcal.planning import build_plan
 from flatcal.recipe import Config, parse_config
 from flatcal.report.show import show_file
+from flatcal.saved_plan import load_plan
 from flatcal.verify import verify_output
 from flatcal.verify.night import open_night
 from flatcal.viewing.frames import Viewer

@@ -16,9 +16,9 @@ from flatcal.errors import ConfigError, StateError
 from flatcal.index import find_frames
 from flatcal.linearity_curve import curve_of
 from flatcal.nonlinearity import load_correction
-from flatcal.plan import load_plan
 from flatcal.planning import plan_frames
 from flatcal.recipe import load_config, parse_config
+from flatcal.saved_plan import load_plan
 
 TOP = 60_000.0
 # 6 % of the light are lost at 40 000 ADU, 11 % at 60 000.

@@ -32,7 +32,7 @@ from flatcal.flags import Flag
 from flatcal.frame import Caveat, Kind
 from flatcal.headers import HduInfo, scan_first_image, scan_hdus
 from flatcal.io import make_folder, naming_output, read_file, require_ours, write_text
-from flatcal.plan import Plan
+from flatcal.plan import FOLDER_OF, Plan
 from flatcal.recipe import OUTPUT_SUFFIXES
 from flatcal.records import InputRecord, ProductRecord, RunRecord
 from flatcal.storage import Place, RemotePath, lie_in_one_another, status_of
@@ -47,7 +47,7 @@ _CHARACTERS_OF_CARD = 60
 
 _MASTERS = "masters/"
 
-FOLDERS = ("masters", "flats", "science")
+FOLDERS = ("masters", *FOLDER_OF.values())
 
 
 def check_output(raw: Place, out: Place) -> None:
