@@ -226,6 +226,10 @@ def _of_content(frame: FramePlan) -> Iterator[str]:
             yield f"{who} has no {name}"
     if frame.shape is not None and min(frame.shape) < 1:
         yield f"{who} has the shape {frame.shape}"
+    for detector in frame.detectors:
+        gain, noise = detector.gain_electron_per_adu, detector.read_noise_electron
+        if (gain is not None and not 0 < gain < math.inf) or (noise is not None and not noise >= 0):
+            yield f"{who} has the gain {gain} and the read noise {noise}"
     if frame.colour_matrix and frame.colour_matrix not in PATTERNS:
         yield f"{who} has the colour matrix {frame.colour_matrix!r}"
 

@@ -527,6 +527,7 @@ CHANGES = {
     "a master elsewhere": lambda p: master_of(p, "master_bias").update(output="x.fits"),
     "no kind": lambda p: frame_of(p, "s.fits").update(kind=None),
     "no detectors": lambda p: frame_of(p, "s.fits").update(detectors=[]),
+    "no gain": lambda p: frame_of(p, "s.fits")["detectors"][0].update(gain_electron_per_adu=0),
     "no shape": lambda p: frame_of(p, "s.fits").update(shape=None),
     "no storage": lambda p: frame_of(p, "s.fits").update(storage=None),
     "no pixels": lambda p: frame_of(p, "b0.fits").update(shape=[0, 9]),
