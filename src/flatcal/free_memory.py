@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from flatcal.errors import OutputError
+
 MOST_BYTES: Final = 2 * 2**30
+# Address space that the libraries take which a run loads; 250 MB were measured with two cores.
+_LIBRARY_BYTES: Final = 300 * 10**6
 
 # Files of control groups: the limit, what is taken, and what of that are files that were read or
 # written, which the system drops when memory is wanted. Version 2, and version 1 below its mount.
@@ -32,6 +37,27 @@ def default_memory_bytes(root: Path = Path("/")) -> int:
     """
     free = (*_free_of_process(root), *_free_of_groups(root), *_free_of_system(root))
     return max(0, min((MOST_BYTES, *(n_bytes // 2 for n_bytes in free))))
+
+
+def require_room_for_libraries(root: Path = Path("/")) -> None:
+    """Refuse an address space that is too small for what a run loads.
+
+    OpenBLAS, which numba has scipy load, would wait for ever for memory that it is not given.
+
+    Raises
+    ------
+    OutputError
+        It names what is left (resources).
+    """
+    if "scipy.linalg" in sys.modules:
+        return
+    for n_bytes in _free_of_process(root):
+        if n_bytes < _LIBRARY_BYTES:
+            raise OutputError(
+                "resources",
+                f"the limit of the address space leaves {n_bytes / 1e6:.0f} MB, and the libraries "
+                f"of a run take {_LIBRARY_BYTES / 1e6:.0f} MB; raise it (ulimit -v)",
+            )
 
 
 def _free_of_process(root: Path) -> Iterator[int]:

@@ -219,3 +219,11 @@ def test_two_runs_at_once_end_with_the_outputs_of_one(undisturbed, tmp_path):
         assert f"in use by process {os.getpid()} on {socket.gethostname()} since 2" in words
         assert words.endswith("[output-busy]")
     assert contents(out) == undisturbed.wanted
+
+
+def test_a_pipe_in_place_of_the_lock_is_not_waited_for(undisturbed, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    os.mkfifo(out / ".flatcal.lock")
+    assert run_plan(undisturbed.plan, out).failed == ()
+    assert not (out / ".flatcal.lock").exists()

@@ -127,3 +127,23 @@ assert run_plan(plan, sys.argv[2] + "-free", jobs=1).failed == ()
     assert done.returncode == 0, done.stderr
     free, bound = (tmp_path / f"{n}/masters/master_bias.fits" for n in ("out-free", "out"))
     assert free.read_bytes() == bound.read_bytes()
+
+
+def test_an_address_space_without_room_for_the_program_is_refused(tmp_path, put_frame):
+    """Libraries that are loaded in it would wait for memory for ever."""
+    put_frame(tmp_path / "raw/b.fits", "BIAS", 0.0, BUNIT="adu")
+    code = """
+import resource, sys
+from pathlib import Path
+from flatcal import build_plan, run_plan
+
+plan = build_plan(sys.argv[1])
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 10**8, resource.RLIM_INFINITY))
+run_plan(plan, sys.argv[2], jobs=1)
+"""
+    words = [sys.executable, "-c", code, tmp_path / "raw", tmp_path / "out"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+    assert "leaves 100 MB" in done.stderr or "leaves 99 MB" in done.stderr
+    assert done.stderr.rstrip().endswith("raise it (ulimit -v) [resources]")
+    assert not (tmp_path / "out").exists()

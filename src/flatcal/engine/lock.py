@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -97,7 +98,9 @@ def _remove_dead(path: Path) -> None:
         free = _try_flock(file)
         if not _is_at(file, path):
             return
-        holder = read_holder(file.read(1000))
+        # At a pipe of that name one could wait for ever.
+        is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        holder = read_holder(file.read(1000) if is_file else b"")
         if free or (free is None and is_dead(holder)):
             path.unlink(missing_ok=True)
             return

@@ -47,7 +47,7 @@ from flatcal.errors import (
 from flatcal.extension import extension_of, file_of
 from flatcal.extras import require_extra
 from flatcal.frame import Caveat, Kind
-from flatcal.free_memory import default_memory_bytes
+from flatcal.free_memory import default_memory_bytes, require_room_for_libraries
 from flatcal.headers import scan_first_image
 from flatcal.io import owning_up, remove_stale_parts
 from flatcal.kernels.compiled import telling_of_compilation
@@ -118,8 +118,8 @@ def run_plan(
     ClusterError
         When the cluster cannot be used, or is lost; what is done is kept.
     OutputError
-        When the output folder cannot be used, or another run is using it. Nothing has been
-        written then.
+        When the output folder cannot be used, another run is using it, or the address space of the
+        process is too small for the program. Nothing has been written then.
     """
     if engine not in ("threads", "dask"):
         raise ConfigError("bad-config", f"engine {engine!r} is neither 'threads' nor 'dask'")
@@ -133,6 +133,7 @@ def run_plan(
         _require_whole("memory_bytes", memory_bytes)
     projection = project_memory(plan, memory_bytes)
     projection.require(memory_bytes)
+    require_room_for_libraries()
     mask = load_user_mask(plan.config.camera.bad_pixel_mask)
     folder, raw = place_of(out), place_of(plan.raw)
     with ExitStack() as stack:
