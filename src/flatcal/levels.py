@@ -14,8 +14,8 @@ import numpy as np
 from numpy.polynomial import chebyshev, legendre, polynomial
 from numpy.typing import NDArray
 
-from flatcal.io import RawFrame
 from flatcal.overscan_model import CUBIC, PER_ROW, OverscanModel
+from flatcal.raw_frame import RawFrame
 from flatcal.section import Section
 
 Array = NDArray[Any]

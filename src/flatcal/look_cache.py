@@ -15,7 +15,7 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
-from flatcal import io, survey, user_cache
+from flatcal import raw_frame, survey, user_cache
 from flatcal.extension import file_of
 from flatcal.frame import Frame
 from flatcal.section import format_sections
@@ -77,7 +77,7 @@ def remembered_looks(raw: Place, frames: Sequence[Frame], jobs: int) -> dict[str
     file = user_cache.find_place(raw, "looks")
     if file is None:
         return look_at(raw, frames, jobs)
-    about = f"{user_cache.real_name(raw)} by {user_cache.version_of((survey, io))}"
+    about = f"{user_cache.real_name(raw)} by {user_cache.version_of((survey, raw_frame))}"
     known = _load(file, about)
     asked = {frame.file: _ask(raw, frame) for frame in frames if not frame.errors}
     looks = {

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from flatcal.errors import FlatcalError, StorageError
 from flatcal.extension import file_of
 from flatcal.frame import Detector, Frame, Geometry
-from flatcal.io import RawFrame, decode
+from flatcal.raw_frame import RawFrame, decode
 from flatcal.section import Section, assemble_sections
 from flatcal.storage import Place
 from flatcal.transfer import REQUESTS_AT_ONCE

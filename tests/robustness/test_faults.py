@@ -32,8 +32,9 @@ from flatcal.engine.run import run_plan
 from flatcal.engine.store import check_output
 from flatcal.errors import BrokenFileError, ConfigError, OutputError
 from flatcal.facts import read_frames
-from flatcal.io import RawFrame, replacing
+from flatcal.io import replacing
 from flatcal.planning import build_plan
+from flatcal.raw_frame import RawFrame
 from flatcal.recipe import parse_config
 from flatcal.report.gather import gather_report
 from flatcal.verify import verify_output
@@ -255,7 +256,7 @@ def test_a_raw_file_that_changes_while_it_is_read_is_named(
     shutil.copy2(undisturbed.raw / "bias0.fits", path)
     (frame,) = read_frames(tmp_path, path.name, CameraSettings(), ())
     if not stays_open:
-        monkeypatch.setattr("flatcal.io._OpenFiles.admit", lambda _: False)
+        monkeypatch.setattr("flatcal.raw_frame._OpenFiles.admit", lambda _: False)
 
     def read():
         with RawFrame(path, frame.storage, frame.setup.shape) as raw:
@@ -308,7 +309,7 @@ def test_what_astropy_reads_is_of_one_file(
     before = path.read_bytes()
     (frame,) = read_frames(tmp_path, name, CameraSettings(), ())
     if not stays_open:
-        monkeypatch.setattr("flatcal.io._OpenFiles.admit", lambda _: False)
+        monkeypatch.setattr("flatcal.raw_frame._OpenFiles.admit", lambda _: False)
     columns = slice(0, frame.setup.shape[1])
 
     def read():

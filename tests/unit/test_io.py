@@ -16,7 +16,8 @@ from flatcal.camera import CameraSettings
 from flatcal.errors import BrokenFileError, OutputError
 from flatcal.facts import read_frames
 from flatcal.fits_writer import write_image, writing_image
-from flatcal.io import RawFrame, replacing, write_text
+from flatcal.io import replacing, write_text
+from flatcal.raw_frame import RawFrame
 
 ROWS, COLUMNS = 9, 14
 

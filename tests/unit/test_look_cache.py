@@ -32,7 +32,7 @@ def raw(tmp_path, put_frame, all_settled, monkeypatch):
 def opened(monkeypatch):
     """Names of the raw files whose pixels are read from now on."""
     names = []
-    from flatcal.io import RawFrame  # noqa: PLC0415
+    from flatcal.raw_frame import RawFrame  # noqa: PLC0415
 
     def enter(self):
         names.append(self.path.name)

@@ -26,8 +26,8 @@ from test_engine import (
 
 from flatcal.cli import main
 from flatcal.engine.run import run_plan
-from flatcal.io import RawFrame
 from flatcal.planning import build_plan
+from flatcal.raw_frame import RawFrame
 from flatcal.recipe import parse_config
 
 night = test_engine.night

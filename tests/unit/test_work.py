@@ -16,9 +16,9 @@ from test_engine import SETTINGS, TYPES, poke, slugs_of_failures
 import flatcal.engine.shelf
 import flatcal.engine.store
 from flatcal.engine.run import run_plan
-from flatcal.io import RawFrame
 from flatcal.planning import build_plan
 from flatcal.projection import project_memory
+from flatcal.raw_frame import RawFrame
 from flatcal.recipe import parse_config
 
 night = test_engine.night
@@ -302,7 +302,9 @@ def bytes_read():
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the system does not count")
 @pytest.mark.parametrize("text", [SETTINGS, NO_FLATS])
-def test_the_system_sees_no_more_reading_than_that(tmp_path, put_frame, monkeypatch, text):
+def test_the_system_sees_no_more_reading_than_that(
+    tmp_path, put_frame, monkeypatch, text, all_settled
+):
     """Once for the hash, once for each use; beside that, and in a second run, headers alone.
 
     A frame that is written is hashed as its pixels are read.

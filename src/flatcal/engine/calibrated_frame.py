@@ -19,12 +19,12 @@ from flatcal.engine.preparation import Preparation
 from flatcal.engine.regions import Region, contiguous, levels_of_regions, shifted
 from flatcal.flags import INHERITED, Flag
 from flatcal.frame import Detector
-from flatcal.io import RawFrame, decode
 from flatcal.kernels import arithmetic
 from flatcal.kernels.linearity import stretch_std
 from flatcal.levels import Levels
 from flatcal.nonlinearity import Correction, load_correction
 from flatcal.projection import READ_PIXELS
+from flatcal.raw_frame import RawFrame, decode
 from flatcal.section import Section
 
 Array = NDArray[Any]

@@ -17,8 +17,8 @@ from flatcal.engine.products import Found, Take, calibrate_frame, rounded
 from flatcal.engine.setting import Setting, calibrated
 from flatcal.extras import require_extra
 from flatcal.flags import Flag
-from flatcal.io import RawFrame
 from flatcal.plan import FramePlan
+from flatcal.raw_frame import RawFrame
 from flatcal.recipe import CosmicRaySettings
 
 Array = NDArray[Any]

@@ -23,8 +23,9 @@ from flatcal.errors import FlatcalError, StorageError
 from flatcal.extension import file_of
 from flatcal.fits_writer import ImageWriter
 from flatcal.frame import Caveat
-from flatcal.io import RawFrame, naming, owning_up
+from flatcal.io import naming, owning_up
 from flatcal.plan import FramePlan
+from flatcal.raw_frame import RawFrame
 from flatcal.records import InputRecord, ProductRecord
 from flatcal.user_cache import Stamp, stamp_of
 

@@ -36,7 +36,6 @@ from flatcal.engine.setting import Setting, calibrated
 from flatcal.engine.stacking import Stacking
 from flatcal.flags import INHERITED, Flag
 from flatcal.frame import Kind
-from flatcal.io import RawFrame
 from flatcal.kernels.arithmetic import (
     add_error,
     inherit_flags,
@@ -45,6 +44,7 @@ from flatcal.kernels.arithmetic import (
 )
 from flatcal.kernels.stats import median_of_good
 from flatcal.plan import FramePlan, MasterPlan
+from flatcal.raw_frame import RawFrame
 from flatcal.rejection import require_some_left
 
 Array = NDArray[Any]

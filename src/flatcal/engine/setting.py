@@ -15,8 +15,8 @@ from flatcal.engine.masters import Master
 from flatcal.engine.preparation import prepare
 from flatcal.engine.user_mask import UserMask
 from flatcal.extension import extension_of, file_of
-from flatcal.io import RawFrame
 from flatcal.plan import FramePlan, Step
+from flatcal.raw_frame import RawFrame
 from flatcal.recipe import Config
 from flatcal.storage import Place
 

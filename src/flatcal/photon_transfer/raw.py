@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flatcal.frame import Storage
-from flatcal.io import RawFrame
 from flatcal.levels import Levels, Overscan
 from flatcal.overscan_model import PER_ROW, OverscanModel
 from flatcal.photon_transfer.boxes import BOX_PIXELS, PairStrip, difference_variance, measure_boxes
@@ -20,6 +19,7 @@ from flatcal.photon_transfer.point import (
     average_boxes,
     average_read_variance,
 )
+from flatcal.raw_frame import RawFrame
 from flatcal.section import Section, assemble_sections, shape_of_sections
 from flatcal.storage import Place
 

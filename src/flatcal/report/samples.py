@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from flatcal.colour import with_colours
 from flatcal.extension import file_of
 from flatcal.frame import Kind
-from flatcal.io import RawFrame
 from flatcal.kernels.arithmetic import calibrate
 from flatcal.levels import Levels, Overscan
 from flatcal.nonlinearity import load_correction
 from flatcal.outputs import open_planes
 from flatcal.plan import KEEPS_VALUES, OVERSCAN_STEPS, FramePlan, Step
+from flatcal.raw_frame import RawFrame
 from flatcal.section import (
     Section,
     assemble_sections,
