@@ -13,6 +13,7 @@ import os
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -432,11 +433,12 @@ def test_a_disk_that_hangs_is_told_by_the_name_of_the_file(
     monkeypatch.setattr("flatcal.waiting._LOOK_EVERY_S", 0.01)
     act, told, hung = getattr(os, call), Event(), []
 
-    def hang(*arguments):
-        if not hung:
-            hung.append(arguments)
+    def hang(descriptor, *arguments):
+        is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)  # folders are synced before the run
+        if is_file and not hung:
+            hung.append(descriptor)
             told.wait(60)
-        return act(*arguments)
+        return act(descriptor, *arguments)
 
     def progress(what, _done, _total):
         if hung and "has not answered" in what:
