@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flatcal.cli_streams import tell
 from flatcal.frame import Kind
 from flatcal.stored import MasterStatus, StoredMaster
+from flatcal.text import one_line, readable
 
 if TYPE_CHECKING:
     from flatcal.library import Library
@@ -67,7 +69,7 @@ def add(
             try:
                 master = masters.add(file, valid_from=first, valid_to=last, note=note)
             except FlatcalError as error:
-                typer.echo(f"flatcal: {error}", err=True)
+                tell(readable(str(error)))
                 refused = True
                 continue
             if master.id in known:
@@ -176,7 +178,7 @@ def verify(
                 masters.verify(number)
                 sound += 1
             except FlatcalError as error:
-                typer.echo(f"flatcal: {error}", err=True)
+                tell(readable(str(error)))
     typer.echo(f"{sound} of {len(checked)} masters are there and unchanged")
     if sound < len(checked):
         raise typer.Exit(EXIT_MASTER_FAILED)
@@ -209,7 +211,7 @@ def _tell_broken(entries: Iterable[StoredMaster | Exception]) -> bool:
     """Say which masters cannot be read; whether there are any."""
     broken = [entry for entry in entries if isinstance(entry, Exception)]
     for error in broken:
-        typer.echo(f"flatcal: {error}", err=True)
+        tell(readable(str(error)))
     return bool(broken)
 
 
@@ -240,8 +242,8 @@ def _print_masters(masters: Sequence[StoredMaster]) -> None:
             _describe_image(master),
             master.status.value,
         )
-        # Header text may hold what looks like markup.
-        table.add_row(*map(escape, cells))
+        # Text of headers may hold what looks like markup, or escapes.
+        table.add_row(*(escape(one_line(cell)) for cell in cells))
     console = Console(highlight=False)
     console.print(table)
     for master in masters:
@@ -249,7 +251,7 @@ def _print_masters(masters: Sequence[StoredMaster]) -> None:
         remarks = "; ".join(filter(None, (limits and f"may serve {limits}", master.note)))
         if remarks:
             # One line each, however narrow the terminal: so they can be searched and copied.
-            console.print(f"{master.id}: {remarks}", markup=False, soft_wrap=True)
+            console.print(f"{master.id}: {one_line(remarks)}", markup=False, soft_wrap=True)
 
 
 def _describe_kind(master: StoredMaster) -> str:

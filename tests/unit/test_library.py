@@ -838,6 +838,14 @@ def test_marks(command, put):
     assert "no master 7" in command("retire", "7", error="library")
 
 
+def test_what_masters_hold_leaves_the_terminal_clean(command, put):
+    command("add", put())
+    command("retire", "1", "--note", "\x1b[31mred\x1b[0m\n2: forged")
+    said = command("list")
+    assert said.endswith("\n1: \u241b[31mred\u241b[0m\u240a2: forged\n")
+    assert "\x1b" not in said
+
+
 def test_show_and_verify(command, put, tmp_path):
     command("add", put("1.fits"), put("2.fits", **FLAT))
     shown = dict(
