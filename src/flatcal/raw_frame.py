@@ -263,8 +263,9 @@ class RawFrame:
         """
         if self.is_plain:
             return decode(self.stored_rows(rows)[:, columns], dtype)
-        # astropy's lazy HDUs are not meant for several threads at once.
-        with self._lock, naming(self.path), self._opened() as file:
+        # astropy's lazy HDUs are not meant for several threads at once. Pixels that are no numbers,
+        # or that `dtype` cannot hold, are no good ones, and not to be warned of.
+        with self._lock, naming(self.path), np.errstate(all="ignore"), self._opened() as file:
             units = self._units or _Units(file)
             try:
                 # Whole rows: astropy reads a section with fewer columns row by row.
@@ -277,15 +278,14 @@ class RawFrame:
                     self._units = units
                 else:
                     units.close()
-        wanted = (rows.stop - rows.start, self.shape[1])
-        if band.shape != wanted:
-            raise BrokenFileError(
-                "file-broken",
-                f"{self.path} has pixels of shape {band.shape} where its header announces "
-                f"{wanted}; copy the file again",
-                self.path,
-            )
-        with np.errstate(over="ignore"):  # what becomes inf is no good pixel
+            wanted = (rows.stop - rows.start, self.shape[1])
+            if band.shape != wanted:
+                raise BrokenFileError(
+                    "file-broken",
+                    f"{self.path} has pixels of shape {band.shape} where its header announces "
+                    f"{wanted}; copy the file again",
+                    self.path,
+                )
             return np.ascontiguousarray(band[:, columns], dtype=dtype)
 
 

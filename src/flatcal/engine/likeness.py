@@ -111,8 +111,9 @@ def compare_flats(blocks: Sequence[Array]) -> Likeness | None:
     y, x = (axis.ravel() for axis in np.meshgrid(rows, columns, indexing="ij"))
     slopes, unlike = np.zeros(len(stack)), np.zeros(len(stack))
     for i, flat in enumerate(stack):
-        ratio = (flat / np.median(np.delete(stack, i, axis=0), axis=0)).ravel() - 1
-        ratio = np.clip(ratio, -_FARTHEST, _FARTHEST)
+        others = np.median(np.delete(stack, i, axis=0), axis=0)
+        with np.errstate(all="ignore"):  # blocks of no light are not known
+            ratio = np.clip((flat / others).ravel() - 1, -_FARTHEST, _FARTHEST)
         known = np.isfinite(ratio)
         terms = np.stack([np.ones(known.sum()), y[known], x[known]], axis=1)
         if len(terms) >= 2 * terms.shape[1]:
