@@ -404,3 +404,22 @@ def test_damaged_tiles_are_an_error_with_the_path(tmp_path):
         raw.values(slice(0, 24), slice(0, 30), np.float32)
     assert (caught.value.slug, caught.value.path) == ("file-broken", path)
     assert str(path) in caught.value.text
+
+
+@pytest.mark.parametrize("cards", [{}, {"BSCALE": 2.0, "BZERO": 1.0}])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pixels_that_are_no_numbers_are_read_without_a_warning(tmp_path, dtype, cards):
+    """Also signalling ones, at which arithmetic takes offence, and those beyond the type."""
+    path = tmp_path / "b.fits"
+    data = image().astype(np.float64)
+    data.view(np.uint64)[0, :2] = 0x7FF8_0000_0000_0000, 0x7FF4_0000_0000_0000
+    data[0, 2:4] = np.inf, 1e300
+    hdu = fits.PrimaryHDU(data, fits.Header(HEADER))
+    hdu.writeto(path)
+    for keyword, value in cards.items():
+        fits.setval(path, keyword, value=value)
+    with open_raw(path) as raw:
+        values = raw.values(*REGIONS[0], dtype)
+    assert np.isnan(values[0, :2]).all()
+    assert np.isinf(values[0, 2])
+    assert np.isinf(values[0, 3]) == (dtype is np.float32)
