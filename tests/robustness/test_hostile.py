@@ -335,6 +335,15 @@ def test_a_flat_with_values_of_no_light(night, tmp_path, value, dtype):
     assert all(len(text) < 300 for text in told)
 
 
+def test_a_frame_whose_values_are_beyond_the_type_of_the_outputs(night, tmp_path):
+    """Its limits, too: where integers saturate is told by BZERO."""
+    header = header_of(BZERO="9" * 60)
+    (night / "h.fits").write_bytes(header + bytes(2880))
+    assert errors_of(night, tmp_path / "out") == {}
+    with fits.open(tmp_path / "out/masters/master_bias.fits") as hdus:
+        assert np.abs(hdus[0].data - 1000).max() < 100
+
+
 # -- what is no file ---------------------------------------------------------------------
 
 

@@ -380,10 +380,11 @@ def _no_steps(dtype: np.dtype[Any]) -> tuple[Any, ...]:
 
 def _limits(detector: Detector, dtype: np.dtype[Any]) -> tuple[Any, Any]:
     """Where an amplifier is no longer linear, and where it saturates; infinity for nowhere."""
-    linear, saturation = (
-        dtype.type(np.inf if limit is None else limit)
-        for limit in (detector.linear_to_adu, detector.saturation_adu)
-    )
+    with np.errstate(over="ignore"):  # what the type cannot hold no pixel reaches
+        linear, saturation = (
+            dtype.type(np.inf if limit is None else limit)
+            for limit in (detector.linear_to_adu, detector.saturation_adu)
+        )
     return linear, saturation
 
 

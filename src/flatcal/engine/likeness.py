@@ -53,7 +53,8 @@ def sample_frames(readers: Sequence[CalibratedFrame], scales: Array) -> Sample:
     rows = np.array(sampled_rows(preparation.shape[0]))
     for reader, scale in zip(readers, scales, strict=True):
         values, flags = reader.read_sample()
-        scaled = np.where(flags == 0, values * values.dtype.type(scale), np.nan)
+        with np.errstate(all="ignore"):
+            scaled = np.where(flags == 0, values * values.dtype.type(scale), np.nan)
         blocks.append(average_blocks(scaled))
         # Odd, or the pixels would come from a few columns.
         step = len(readers) * scaled.size // _SAMPLE_VALUES | 1
