@@ -198,13 +198,11 @@ class FrameWork:
         """Keep the hash of the open file; what has not been hashed yet is read."""
         if not self._know():
             assert self._stamp is not None
+            size_bytes, mtime_ns, ctime_ns, inode = self._stamp
             self.record = InputRecord(
-                **dict(
-                    zip(("size_bytes", "mtime_ns", "ctime_ns", "inode"), self._stamp, strict=True)
-                ),
-                etag=raw.storage.etag,
-                sha256=raw.sha256(),
-            )
+                size_bytes=size_bytes, mtime_ns=mtime_ns, ctime_ns=ctime_ns, inode=inode,
+                etag=raw.storage.etag, sha256=raw.sha256(),
+            )  # fmt: skip
 
     def hash(self) -> None:
         """Hash the raw file, unless that is known."""
